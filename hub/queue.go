@@ -1,0 +1,111 @@
+package hub
+
+import (
+	"context"
+	"sync"
+)
+
+// startQueue lets a limited number of starts work at once and keeps the rest in a fair line: who
+// has fewest starts at work goes first, then who came first.
+type startQueue struct {
+	mu      sync.Mutex
+	most    int
+	working map[UserName]int
+	total   int
+	line    []*waiter
+}
+
+type waiter struct {
+	user  UserName
+	go_   chan struct{}
+	place chan int // capacity 1; the newest place
+}
+
+func newStartQueue() *startQueue { return &startQueue{working: map[UserName]int{}} }
+
+// wait blocks until it is the caller's turn, telling its place (from 1) whenever that changes, and
+// returns the function that gives the turn on. The error is ctx's.
+func (q *startQueue) wait(ctx context.Context, user UserName, most int, tell func(place int)) (done func(), err error) {
+	q.mu.Lock()
+	q.most = most
+	w := &waiter{user: user, go_: make(chan struct{}), place: make(chan int, 1)}
+	q.line = append(q.line, w)
+	q.admit()
+	q.mu.Unlock()
+	for {
+		select {
+		case <-w.go_:
+			return sync.OnceFunc(func() { q.leave(user) }), nil
+		default:
+		}
+		select {
+		case <-w.go_:
+		case p := <-w.place:
+			tell(p)
+		case <-ctx.Done():
+			if q.giveUp(w) {
+				return nil, ctx.Err()
+			}
+		}
+	}
+}
+
+// admit hands out free turns and tells the others where they stand; q.mu is held.
+func (q *startQueue) admit() {
+	for q.total < q.most && len(q.line) > 0 {
+		best := 0
+		for i, w := range q.line {
+			if q.working[w.user] < q.working[q.line[best].user] {
+				best = i
+			}
+		}
+		w := q.line[best]
+		q.line = append(q.line[:best], q.line[best+1:]...)
+		q.working[w.user]++
+		q.total++
+		close(w.go_)
+	}
+	for i, w := range q.line {
+		select {
+		case <-w.place:
+		default:
+		}
+		w.place <- i + 1
+	}
+}
+
+func (q *startQueue) leave(user UserName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.total--
+	if q.working[user]--; q.working[user] <= 0 {
+		delete(q.working, user)
+	}
+	q.admit()
+}
+
+// giveUp takes a waiter out of the line; false when its turn has come meanwhile.
+func (q *startQueue) giveUp(w *waiter) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, o := range q.line {
+		if o == w {
+			q.line = append(q.line[:i], q.line[i+1:]...)
+			q.admit()
+			return true
+		}
+	}
+	q.total--
+	if q.working[w.user]--; q.working[w.user] <= 0 {
+		delete(q.working, w.user)
+	}
+	q.admit()
+	return true
+}
+
+// busy tells whether anyone waits.
+func (q *startQueue) busy() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.line) > 0
+}
