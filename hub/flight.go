@@ -109,6 +109,8 @@ func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server, profile P
 	rec, err := m.raise(ctx, f, rec, profile, policy)
 	if err == nil {
 		m.checkKernel(ctx, rec, policy)
+	}
+	if err == nil && ctx.Err() == nil {
 		m.steps.add(rec.Key, Progress{Step: "ready", Message: "Your server is ready", Percent: 100, Done: true})
 		return
 	}
@@ -116,7 +118,7 @@ func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server, profile P
 	defer done()
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaseLost):
-		return // the record stands; another hub, or the next, goes on from it
+		// The record stands; another hub, or the next, goes on from it.
 	case errors.Is(cause, errStopped):
 		m.flyStop(clean, rec)
 		m.steps.add(rec.Key, Progress{Step: "stopped", Message: "The start was cancelled", Done: true, Failed: true})

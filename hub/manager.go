@@ -254,6 +254,7 @@ func (m *Manager) launch(ctx context.Context, f *flight, lease heldLease, fly fu
 	m.mu.Unlock()
 	close(f.recorded)
 	go func() { // owned by m.wg, through land
+		defer m.nudgeIf(ctx, errStopped)
 		defer m.land(lease.key, f)
 		defer cancel(nil)
 		stopKeeping := lease.keep(cancel)
@@ -279,12 +280,18 @@ func (m *Manager) Stop(ctx context.Context, key ServerKey, why string) (Server, 
 		cancel := f.cancel
 		m.mu.Unlock()
 		cancel(errStopped)
-		return m.Server(ctx, key)
+		select {
+		case <-f.done: // it was over before it could be cancelled: stop what it started
+		default:
+			return m.Server(ctx, key)
+		}
 	}
 	f, joined, err := m.takeOff(ctx, key, false)
-	if err != nil || joined {
-		s, _ := m.Server(ctx, key)
-		return s, err
+	if err != nil {
+		return Server{}, err
+	}
+	if joined { // a stop, or a repair, after which the reconciler sees the intent
+		return m.update(ctx, key, func(s *Server) error { s.Intent = WantStopped; return nil })
 	}
 	rec, lease, err := m.beginStop(ctx, key, why)
 	if err != nil || lease == nil {

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -38,6 +39,14 @@ func (m *Manager) nudge() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
+	}
+}
+
+// nudgeIf asks for a reconciliation when ctx was cancelled for this cause: what was asked may have
+// come too late for the flight to see.
+func (m *Manager) nudgeIf(ctx context.Context, cause error) {
+	if errors.Is(context.Cause(ctx), cause) {
+		m.nudge()
 	}
 }
 
