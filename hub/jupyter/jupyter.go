@@ -38,7 +38,9 @@ var _ hub.Notebook = Client{}
 func transport(e hub.Endpoint) *http.Transport {
 	dialer := net.Dialer{Timeout: dialWithin}
 	return &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, e.Network(), e.Address()) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, e.Network(), e.Address())
+		},
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
