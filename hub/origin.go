@@ -41,7 +41,7 @@ func NewOrigins(mode OriginMode, publicURL, notebookHost string) (Origins, error
 	if base == "//" {
 		base = "/"
 	}
-	if strings.ContainsAny(base, "%\\;?# ") || strings.Contains(base, "..") {
+	if strings.ContainsAny(u.EscapedPath(), "%\\;?# ") || strings.Contains(base, "..") {
 		return fail("public_url", "the base path holds a character that is not allowed", "use letters, digits, - and _ in the path")
 	}
 	o := Origins{mode: mode, scheme: u.Scheme, hubHost: canonicalHost(u.Host, u.Scheme), base: base, notebook: canonicalHost(notebookHost, u.Scheme)}
