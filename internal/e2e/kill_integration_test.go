@@ -1,0 +1,125 @@
+//go:build integration
+
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// rounds is how often the kills are made: CARREL_KILL_ROUNDS, or 2.
+func rounds(t *testing.T) int {
+	n, err := strconv.Atoi(os.Getenv("CARREL_KILL_ROUNDS"))
+	if err != nil || n < 1 {
+		return 2
+	}
+	t.Logf("%d rounds", n)
+	return n
+}
+
+// desk is one person's running notebook with a variable in its kernel.
+type desk struct {
+	*person
+	kernel string
+	secret string
+}
+
+// seat signs people in and gives each a kernel with a variable.
+func seat(t *testing.T, d *deployment, n int) []desk {
+	t.Helper()
+	desks := make([]desk, n)
+	for i := range desks {
+		p := d.person(fmt.Sprintf("person%d", i))
+		p.signIn()
+		if status, out := p.api("POST", "/users/"+p.name+"/server", ""); status != 202 && status != 201 {
+			t.Fatalf("start: status %d, %v", status, out)
+		}
+		desks[i] = desk{person: p, secret: strconv.FormatUint(rand.Uint64(), 36)}
+	}
+	for i := range desks {
+		desks[i].waitReady(3 * time.Minute)
+		k := desks[i].newKernel()
+		desks[i].kernel = k.id
+		k.run("x = '" + desks[i].secret + "'")
+		k.conn.Close()
+	}
+	return desks
+}
+
+// unharmed checks that every desk is signed in, answers, and still has its variable, and that each
+// person has exactly one container.
+func unharmed(t *testing.T, d *deployment, desks []desk, after string) {
+	t.Helper()
+	for _, p := range desks {
+		eventually(t, 20*time.Second, p.name+" answers after "+after, func() bool {
+			status, _ := p.jupyter("GET", "api/kernels/"+p.kernel, "")
+			return status == 200
+		})
+		k := p.openKernel(p.kernel)
+		if out := k.run("print(x)"); out != p.secret {
+			t.Fatalf("after %s, %s's variable reads %q, want %q", after, p.name, out, p.secret)
+		}
+		k.conn.Close()
+	}
+	out, err := exec.Command("docker", "ps", "-a", "--format", "{{.Names}}", "--filter", "name=carrel-"+d.name+"-").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names := strings.Fields(string(out)); len(names) != len(desks) {
+		t.Fatalf("after %s there are %d containers for %d people: %v", after, len(names), len(desks), names)
+	}
+}
+
+// kill -9 of the hub and its proxy, and of Redis, while notebooks run: nothing is lost.
+func TestKills(t *testing.T) {
+	const people = 4
+	names := make([]string, people)
+	for i := range names {
+		names[i] = fmt.Sprintf("person%d", i)
+	}
+	d := deploy(t, options{extra: "demo:\n  people: [" + strings.Join(names, ", ") + "]\nspawner:\n  kernel_check: false\n"})
+	desks := seat(t, d, people)
+	for round := range rounds(t) {
+		d.signal(syscall.SIGKILL)
+		d.wait(10 * time.Second)
+		d.start()
+		d.waitReady()
+		unharmed(t, d, desks, fmt.Sprintf("kill -9 of carrel, round %d", round))
+
+		pid := d.redisPID()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		unharmed(t, d, desks, fmt.Sprintf("kill -9 of Redis, round %d", round))
+		eventually(t, 20*time.Second, "the hub works after the kill of Redis", func() bool {
+			status, _ := desks[0].api("GET", "/user", "")
+			return status == 200
+		})
+	}
+}
+
+// redisPID finds the deployment's private Redis by its working directory.
+func (d *deployment) redisPID() int {
+	d.t.Helper()
+	dirs, _ := os.ReadDir("/proc")
+	for _, e := range dirs {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		comm, _ := os.ReadFile("/proc/" + e.Name() + "/comm")
+		cwd, _ := os.Readlink("/proc/" + e.Name() + "/cwd")
+		if strings.TrimSpace(string(comm)) == "redis-server" && strings.HasPrefix(cwd, d.dir) {
+			return pid
+		}
+	}
+	d.t.Fatal("the deployment's Redis is not running")
+	return 0
+}
