@@ -1,0 +1,44 @@
+# `make run` sets the machine up and starts Carrel; `make test` sets it up and runs every test.
+# CONTRIBUTING.md tells how to run a single test, and what the other targets are for.
+
+GO ?= go
+# How long the long ones take: rounds of the kill test, fuzzing per target, rounds of the benchmark.
+KILL_ROUNDS ?= 20
+FUZZ_TIME ?= 60s
+BENCH_ROUNDS ?= 10
+
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bootstrap-test clean
+.NOTPARALLEL:
+
+run:
+	@deploy/bootstrap run
+	@$(GO) build -o bin/carrel ./cmd/carrel
+	@exec bin/carrel serve
+
+build:
+	$(GO) build -o bin/carrel ./cmd/carrel
+
+bootstrap-test:
+	@deploy/bootstrap test
+
+# Every check in order, stopping at the first that fails; the last line counts the tests.
+test: bootstrap-test
+	@$(GO) run ./internal/testrun
+
+# One step of the above.
+lint vuln unit integration e2e: bootstrap-test
+	@$(GO) run ./internal/testrun -only $@
+
+fuzz:
+	@$(GO) run ./internal/testrun -only fuzz -fuzztime $(FUZZ_TIME)
+
+# kill -9 of hub, proxy, Redis and dockerd while notebooks run; `make test` does two rounds.
+kill-test: bootstrap-test build
+	CARREL_KILL_ROUNDS=$(KILL_ROUNDS) $(GO) test -tags integration -count 1 -v -timeout 3h -run Kill ./internal/e2e/...
+
+# A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
+bench-spawn: bootstrap-test build
+	$(GO) run ./bench/spawn -rounds $(BENCH_ROUNDS)
+
+clean:
+	rm -rf bin

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const tools = "-modfile=internal/tools/go.mod"
+
+// shownError is a failure whose output has been printed already.
+type shownError struct{ error }
+
+// command runs a program with its output in the step's log, and prints the log when it fails.
+func (r *runner) command(ctx context.Context, log, dir, name string, args ...string) error {
+	path := filepath.Join(r.logs, log+".log")
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cmd := gentle(exec.CommandContext(ctx, name, args...))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, f, f
+	if err := cmd.Run(); err != nil {
+		r.show(path)
+		return shownError{fmt.Errorf("%s: %w", name, err)}
+	}
+	return nil
+}
+
+// gentle lets a command that is no longer wanted clean up before it is killed.
+func gentle(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 30 * time.Second
+	return cmd
+}
+
+const shownLines = 200
+
+// show prints the end of a log.
+func (r *runner) show(path string) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		fmt.Fprintln(r.out, err)
+		return
+	}
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	if cut := len(lines) - shownLines; cut > 0 {
+		fmt.Fprintf(r.out, "(%d lines before these are in %s)\n", cut, path)
+		lines = lines[cut:]
+	}
+	fmt.Fprintln(r.out, strings.Join(lines, "\n"))
+}
+
+func (r *runner) format(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", "ls-files", "-z", "*.go")
+	listed, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git ls-files: %w", err)
+	}
+	var files []string
+	for f := range strings.SplitSeq(strings.TrimRight(string(listed), "\x00"), "\x00") {
+		if _, err := os.Stat(f); err == nil { // listed, but removed and not yet committed
+			files = append(files, f)
+		}
+	}
+	out, err := exec.CommandContext(ctx, "gofmt", append([]string{"-l", "-s"}, files...)...).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		return "", fmt.Errorf("gofmt -s would change these:\n%s", out)
+	}
+	return fmt.Sprintf(", %d files", len(files)), nil
+}
+
+func (r *runner) build(ctx context.Context) (string, error) {
+	if err := r.command(ctx, "build", "", "go", "build", "./..."); err != nil {
+		return "", err
+	}
+	return "", r.command(ctx, "build-carrel", "", "go", "build", "-o", filepath.Join("bin", "carrel"), "./cmd/carrel")
+}
+
+func (r *runner) vet(ctx context.Context) (string, error) {
+	if err := r.command(ctx, "vet", "", "go", "vet", "./..."); err != nil {
+		return "", err
+	}
+	return "", r.command(ctx, "vet-integration", "", "go", "vet", "-tags", "integration", "./...")
+}
+
+func (r *runner) lint(ctx context.Context) (string, error) {
+	return "", r.command(ctx, "lint", "", "go", "tool", tools, "golangci-lint", "run")
+}
+
+// vuln tells apart a database that can't be reached, which is no fault of the code but leaves it
+// unchecked, from findings.
+func (r *runner) vuln(ctx context.Context) (string, error) {
+	db := os.Getenv("GOVULNDB")
+	if db == "" {
+		db = "https://vuln.go.dev"
+	}
+	if strings.HasPrefix(db, "http") {
+		if err := reachable(ctx, db+"/index/db.json"); err != nil {
+			r.notChecked = append(r.notChecked, "known vulnerabilities: "+err.Error())
+			return ", NOT CHECKED: the vulnerability database can't be reached", nil
+		}
+	}
+	return "", r.command(ctx, "vuln", "", "go", "tool", tools, "govulncheck", "./...")
+}
+
+func reachable(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, res.Status)
+	}
+	return nil
+}
+
+func (r *runner) unit(ctx context.Context) (string, error) {
+	return r.goTest(ctx, "unit", "-race", "-timeout", "10m", "./...")
+}
+
+func (r *runner) integration(ctx context.Context) (string, error) {
+	return r.tagged(ctx, "integration", func(pkg string) bool { return !browser(pkg) })
+}
+
+func (r *runner) e2e(ctx context.Context) (string, error) {
+	return r.tagged(ctx, "e2e", browser)
+}
+
+// browser tells the packages that drive the whole in a browser: they are heavy enough to want the
+// machine for themselves.
+func browser(pkg string) bool { return strings.Contains(pkg, "/e2e") }
+
+// tagged runs the tests that only the build tag "integration" brings in.
+func (r *runner) tagged(ctx context.Context, name string, wanted func(string) bool) (string, error) {
+	found, err := integrationTests(ctx)
+	if err != nil {
+		return "", err
+	}
+	var pkgs, tests []string
+	for _, f := range found {
+		if wanted(f.pkg) {
+			pkgs, tests = append(pkgs, f.pkg), append(tests, f.tests...)
+		}
+	}
+	if len(pkgs) == 0 {
+		return "", fmt.Errorf("no %s tests were found", name)
+	}
+	// One package at a time: each starts containers, and waits for them with deadlines.
+	args := append([]string{
+		"-race", "-tags", "integration", "-p", "1", "-timeout", "25m",
+		"-run", "^(" + strings.Join(tests, "|") + ")$",
+	}, pkgs...)
+	return r.goTest(ctx, name, args...)
+}
+
+// goTest runs go test, prints a line per package as it ends, and counts every test.
+func (r *runner) goTest(ctx context.Context, log string, args ...string) (string, error) {
+	path := filepath.Join(r.logs, log+".json")
+	f, err := os.Create(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	errLog, err := os.Create(filepath.Join(r.logs, log+".log"))
+	if err != nil {
+		return "", err
+	}
+	defer errLog.Close()
+	cmd := gentle(exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...))
+	cmd.Stderr = errLog
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	before, _, _ := r.count.totals()
+	scan := bufio.NewReader(io.TeeReader(stdout, f))
+	readErr := r.count.read(scan, func(line string) { fmt.Fprintln(r.out, "   "+line) })
+	err = cmd.Wait()
+	passed, failed, _ := r.count.totals()
+	if err != nil || failed > 0 {
+		r.count.showFailures(r.out, shownLines)
+		if failed == 0 {
+			r.show(errLog.Name())
+		}
+		return "", shownError{errors.Join(err, errors.New("tests failed"))}
+	}
+	if readErr != nil {
+		return "", readErr
+	}
+	return fmt.Sprintf(", %d tests", passed-before), nil
+}
+
+// fuzz builds each package's tests once, instrumented, and then runs its targets one by one.
+func (r *runner) fuzz(ctx context.Context) (string, error) {
+	found, err := fuzzTargets(ctx)
+	if err != nil {
+		return "", err
+	}
+	corpus, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	n := 0
+	for _, f := range found {
+		binary, err := filepath.Abs(filepath.Join(r.logs, strings.ReplaceAll(f.pkg, "/", "-")+".fuzz"))
+		if err != nil {
+			return "", err
+		}
+		if err := r.command(ctx, "fuzz-build", "", "go", "test", "-c", "-fuzz", ".", "-o", binary, f.pkg); err != nil {
+			return "", err
+		}
+		for _, target := range f.tests {
+			err := r.command(ctx, "fuzz", f.dir, binary, "-test.run=^$", "-test.fuzz=^"+target+"$",
+				"-test.fuzztime="+r.fuzzTime.String(), "-test.parallel=2",
+				"-test.fuzzcachedir="+filepath.Join(corpus, "carrel-fuzz", f.pkg))
+			if err != nil {
+				return "", fmt.Errorf("%s in %s: %w", target, f.pkg, err)
+			}
+			n++
+		}
+		if err := os.Remove(binary); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf(", %d targets", n), nil
+}
