@@ -1,0 +1,170 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// browser is a real Chromium with a profile of its own.
+type browser struct {
+	t   *testing.T
+	ctx context.Context
+}
+
+func (d *deployment) browser() *browser {
+	d.t.Helper()
+	profile, err := os.MkdirTemp("/tmp", "crl-chromium-")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		d.t.Fatal("chromium is not installed; `make test` installs it")
+	}
+	opts := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.WindowSize(1280, 900),
+		chromedp.WSURLReadTimeout(60 * time.Second),
+	}
+	for _, flag := range []string{
+		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+		"disable-component-update", "disable-sync", "disable-dev-shm-usage", "ignore-certificate-errors",
+	} {
+		opts = append(opts, chromedp.Flag(flag, true))
+	}
+	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, stop := chromedp.NewContext(alloc)
+	b := &browser{d.t, ctx}
+	d.t.Cleanup(func() {
+		if d.t.Failed() {
+			b.report()
+		}
+		stop()
+		stopAlloc()
+		os.RemoveAll(profile)
+	})
+	return b
+}
+
+// do runs actions within a time.
+func (b *browser) do(what string, within time.Duration, actions ...chromedp.Action) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, within)
+	defer cancel()
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		b.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// start opens the browser itself, which a first action's deadline must not end with it.
+func (b *browser) start() {
+	b.t.Helper()
+	if err := chromedp.Run(b.ctx); err != nil {
+		b.t.Fatalf("start chromium: %v", err)
+	}
+}
+
+// report tells where the browser stands when a test failed.
+func (b *browser) report() {
+	ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
+	defer cancel()
+	var at, text string
+	if err := chromedp.Run(ctx, chromedp.Location(&at), chromedp.Evaluate(`document.body.innerText.slice(0, 1500)`, &text)); err == nil {
+		b.t.Logf("the browser is at %s:\n%s", at, text)
+	}
+	var shot []byte
+	if err := chromedp.Run(ctx, chromedp.CaptureScreenshot(&shot)); err == nil {
+		if f, err := os.CreateTemp("", "carrel-e2e-*.png"); err == nil {
+			f.Write(shot)
+			f.Close()
+			b.t.Logf("screenshot: %s", f.Name())
+		}
+	}
+}
+
+// signIn fills in the demo provider's form.
+func (b *browser) signIn(d *deployment, name string) {
+	b.t.Helper()
+	b.do("sign in", 60*time.Second,
+		chromedp.Navigate(d.url+"/"),
+		chromedp.WaitVisible(`input[type="password"]`),
+		chromedp.SendKeys(`input[name="username"]`, name),
+		chromedp.SendKeys(`input[type="password"]`, d.people[name]+kb.Enter),
+		chromedp.WaitVisible(`a[href*="/hub/logout"], form[action*="/hub/logout"]`),
+	)
+}
+
+// textOf waits until the selector's text satisfies ok.
+func (b *browser) waitText(what, selector string, within time.Duration, want string) {
+	b.t.Helper()
+	var text string
+	deadline := time.Now().Add(within)
+	for time.Now().Before(deadline) {
+		ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+		err := chromedp.Run(ctx, chromedp.Evaluate(`Array.from(document.querySelectorAll('`+selector+`')).map(e => e.innerText).join("\n")`, &text))
+		cancel()
+		if err == nil && strings.Contains(text, want) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	b.t.Fatalf("%s: %s reads %q, want %q", what, selector, text, want)
+}
+
+const (
+	startButton = `form[action*="/hub/spawn/"] button[type="submit"]`
+	stopButton  = `form[action*="/hub/stop/"] button[type="submit"]`
+	pythonCard  = `.jp-LauncherCard[data-category="Notebook"]`
+	cell        = `.jp-Notebook .jp-CodeCell .cm-content`
+)
+
+// A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
+// find the notebook as they left it.
+func TestBrowserMainJob(t *testing.T) {
+	d := deploy(t, options{})
+	b := d.browser()
+	b.start()
+	b.signIn(d, "alice")
+	b.do("start", 2*time.Minute,
+		chromedp.WaitVisible(startButton),
+		chromedp.Click(startButton),
+		chromedp.WaitVisible(pythonCard),
+	)
+	b.do("open a notebook", time.Minute,
+		chromedp.Click(pythonCard),
+		chromedp.WaitVisible(cell),
+	)
+	b.waitText("the kernel is idle", ".jp-Notebook-ExecutionIndicator, .jp-NotebookKernelStatus, .jp-StatusBar-Middle, #jp-bottom-panel", 60*time.Second, "Idle")
+	b.do("run a cell", time.Minute,
+		chromedp.Click(cell),
+		chromedp.ActionFunc(func(ctx context.Context) error { return input.InsertText("print(6*7)").Do(ctx) }),
+		chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(input.ModifierShift)),
+	)
+	b.waitText("the cell's output", ".jp-OutputArea-output", time.Minute, "42")
+	b.do("save", 30*time.Second, chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)))
+	alice := d.person("alice")
+	alice.signIn()
+	eventually(t, 20*time.Second, "the notebook is saved with its output", func() bool {
+		status, body := alice.jupyter("GET", "api/contents/Untitled.ipynb", "")
+		return status == 200 && strings.Contains(string(body), "42")
+	})
+	b.do("reload", time.Minute, chromedp.Reload(), chromedp.WaitVisible(cell))
+	b.waitText("the output after a reload", ".jp-OutputArea-output", time.Minute, "42")
+
+	b.do("stop", time.Minute,
+		chromedp.Navigate(d.url+"/hub/home"),
+		chromedp.WaitVisible(stopButton),
+		chromedp.Click(stopButton),
+		chromedp.WaitVisible(startButton),
+	)
+	b.do("start again", 2*time.Minute, chromedp.Click(startButton), chromedp.WaitVisible(`.jp-DirListing-item[title*="Untitled.ipynb"]`))
+}
