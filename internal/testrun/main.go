@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	if err := os.MkdirAll(*logs, 0o755); err != nil {
+	if err := os.MkdirAll(*logs, 0o750); err != nil {
 		fmt.Fprintln(out, err)
 		return 1
 	}
