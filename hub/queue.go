@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -17,7 +18,7 @@ type startQueue struct {
 
 type waiter struct {
 	user  UserName
-	go_   chan struct{}
+	turn  chan struct{}
 	place chan int // capacity 1; the newest place
 }
 
@@ -28,24 +29,23 @@ func newStartQueue() *startQueue { return &startQueue{working: map[UserName]int{
 func (q *startQueue) wait(ctx context.Context, user UserName, most int, tell func(place int)) (done func(), err error) {
 	q.mu.Lock()
 	q.most = most
-	w := &waiter{user: user, go_: make(chan struct{}), place: make(chan int, 1)}
+	w := &waiter{user: user, turn: make(chan struct{}), place: make(chan int, 1)}
 	q.line = append(q.line, w)
 	q.admit()
 	q.mu.Unlock()
 	for {
 		select {
-		case <-w.go_:
+		case <-w.turn:
 			return sync.OnceFunc(func() { q.leave(user) }), nil
 		default:
 		}
 		select {
-		case <-w.go_:
+		case <-w.turn:
 		case p := <-w.place:
 			tell(p)
 		case <-ctx.Done():
-			if q.giveUp(w) {
-				return nil, ctx.Err()
-			}
+			q.giveUp(w)
+			return nil, ctx.Err()
 		}
 	}
 }
@@ -63,7 +63,7 @@ func (q *startQueue) admit() {
 		q.line = append(q.line[:best], q.line[best+1:]...)
 		q.working[w.user]++
 		q.total++
-		close(w.go_)
+		close(w.turn)
 	}
 	for i, w := range q.line {
 		select {
@@ -84,23 +84,18 @@ func (q *startQueue) leave(user UserName) {
 	q.admit()
 }
 
-// giveUp takes a waiter out of the line; false when its turn has come meanwhile.
-func (q *startQueue) giveUp(w *waiter) bool {
+// giveUp takes a waiter out of the line, or gives its turn on when that has come meanwhile.
+func (q *startQueue) giveUp(w *waiter) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i, o := range q.line {
-		if o == w {
-			q.line = append(q.line[:i], q.line[i+1:]...)
-			q.admit()
-			return true
-		}
+	i := slices.Index(q.line, w)
+	if i >= 0 {
+		q.line = slices.Delete(q.line, i, i+1)
+		q.admit()
 	}
-	q.total--
-	if q.working[w.user]--; q.working[w.user] <= 0 {
-		delete(q.working, w.user)
+	q.mu.Unlock()
+	if i < 0 {
+		q.leave(w.user)
 	}
-	q.admit()
-	return true
 }
 
 // busy tells whether anyone waits.
