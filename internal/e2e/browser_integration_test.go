@@ -95,7 +95,7 @@ func (b *browser) report() {
 func (b *browser) signIn(d *deployment, name string) {
 	b.t.Helper()
 	b.do("sign in", 60*time.Second,
-		chromedp.Navigate(d.url+"/"),
+		chromedp.Navigate(d.url+"/hub/login"),
 		chromedp.WaitVisible(`input[type="password"]`),
 		chromedp.SendKeys(`input[name="username"]`, name),
 		chromedp.SendKeys(`input[type="password"]`, d.people[name]+kb.Enter),
