@@ -78,6 +78,7 @@ func (r *runner) steps() []step {
 		{"vuln", "govulncheck", r.vuln},
 		{"integration", "real Docker, Redis and providers, -race", r.integration},
 		{"e2e", "the whole, in a real browser", r.e2e},
+		{"bench", "a few cold starts, timed", r.bench},
 		{"fuzz", "every fuzz target, briefly", r.fuzz},
 	}
 }

@@ -210,6 +210,12 @@ func (r *runner) goTest(ctx context.Context, log string, args ...string) (string
 	return fmt.Sprintf(", %d tests", passed-before), nil
 }
 
+// bench proves that `make bench-spawn` still measures something; its figures are too few to tell.
+func (r *runner) bench(ctx context.Context) (string, error) {
+	return "", r.command(ctx, "bench", "", "go", "run", "./bench/spawn", "-only", "carrel", "-rounds", "1", "-together", "3",
+		"-o", filepath.Join(r.logs, "bench.json"))
+}
+
 // fuzz builds each package's tests once, instrumented, and then runs its targets one by one.
 func (r *runner) fuzz(ctx context.Context) (string, error) {
 	found, err := fuzzTargets(ctx)

@@ -1,0 +1,248 @@
+// Command spawn measures a cold start in Carrel beside JupyterHub with DockerSpawner: from the
+// start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
+// once.
+//
+// It owns both deployments for as long as it runs: it installs JupyterHub and its proxy from their
+// registries into a cache directory, puts the single-user server on top of the same kernel image,
+// gives both the same limits and a kept home, and runs them alternately on the same machine, the
+// order changing with every round. It refuses to own any figure: what it prints was measured in
+// the run that prints it, and every single run is in the JSON that it writes.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// A side is one of the two that are compared.
+type side interface {
+	name() string
+	// version is what was measured, for the record; it is asked once the side is up.
+	version(ctx context.Context) string
+	// up starts the hub and returns when it answers; people are those who will start servers.
+	up(ctx context.Context, people []string) error
+	// client is how the hub is driven.
+	client() *client
+	// down ends the hub and removes everything that it made.
+	down(ctx context.Context) error
+}
+
+// limits are the same for every server on both sides.
+type limits struct {
+	CPUs   float64 `json:"cpus"`
+	Memory int64   `json:"memory_bytes"`
+}
+
+// A measurement is one person's wait.
+type measurement struct {
+	Side    string    `json:"side"`
+	Shape   string    `json:"shape"` // "one" or "ten"
+	Round   int       `json:"round"` // 0 is the warm-up, which no figure uses
+	Person  string    `json:"person"`
+	Seconds float64   `json:"seconds"`
+	At      time.Time `json:"at"`
+}
+
+// A report is the file that is written.
+type report struct {
+	Started  time.Time         `json:"started"`
+	Machine  string            `json:"machine"`
+	Versions map[string]string `json:"versions"`
+	Image    string            `json:"image"`
+	Limits   limits            `json:"limits"`
+	Rounds   int               `json:"rounds"`
+	Together int               `json:"together"`
+	Runs     []measurement     `json:"runs"`
+	Table    []row             `json:"table"`
+}
+
+type options struct {
+	rounds, together int
+	image            string
+	binary           string
+	out              string
+	only             string
+	limits           limits
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	o, err := parse(args, out)
+	if err != nil {
+		return err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp("/tmp", "crl-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	// The hubs' children run as users of their own.
+	if err := os.Chmod(work, 0o711); err != nil { //nolint:gosec // other users only pass through
+		return err
+	}
+	var sides []side
+	if o.only != "jupyterhub" {
+		sides = append(sides, newCarrel(o, filepath.Join(work, "carrel")))
+	}
+	if o.only != "carrel" {
+		sides = append(sides, newJupyterHub(o, filepath.Join(work, "jupyterhub"), filepath.Join(cache, "carrel-bench"), out))
+	}
+	r := &report{
+		Started: time.Now(), Machine: fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
+		Versions: map[string]string{}, Image: o.image, Limits: o.limits, Rounds: o.rounds, Together: o.together,
+	}
+	err = measure(ctx, o, sides, r, out)
+	r.Table = table(r.Runs)
+	printTable(out, r.Table)
+	if len(r.Runs) > 0 {
+		if werr := write(o.out, r); werr != nil {
+			return werr
+		}
+		fmt.Fprintf(out, "every run is in %s\n", o.out)
+	}
+	return err
+}
+
+func parse(args []string, out io.Writer) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("spawn", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.IntVar(&o.rounds, "rounds", 10, "counted rounds; a warm-up comes before them")
+	flags.IntVar(&o.together, "together", 10, "how many start at once; 0 leaves that shape out")
+	flags.StringVar(&o.image, "image", "carrel/kernel:dev", "kernel image, of which both sides' servers are made")
+	flags.StringVar(&o.binary, "carrel", filepath.Join("bin", "carrel"), "the carrel to measure")
+	flags.StringVar(&o.out, "o", filepath.Join("bin", "bench", "spawn.json"), "file for every single run")
+	flags.StringVar(&o.only, "only", "", "measure only carrel or jupyterhub")
+	flags.Float64Var(&o.limits.CPUs, "cpus", 2, "cores a server may use")
+	flags.Int64Var(&o.limits.Memory, "memory", 1<<30, "bytes of memory a server may use")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if o.rounds < 1 || o.together < 0 || o.together > 50 || !slices.Contains([]string{"", "carrel", "jupyterhub"}, o.only) {
+		return o, fmt.Errorf("%s: give at least one round, at most 50 together, and -only carrel or jupyterhub", strings.Join(args, " "))
+	}
+	return o, nil
+}
+
+// measure brings both sides up, lets them take turns, and takes both down whatever happens.
+func measure(ctx context.Context, o options, sides []side, r *report, out io.Writer) (err error) {
+	people := make([]string, max(1, o.together))
+	for i := range people {
+		people[i] = fmt.Sprintf("person%02d", i+1)
+	}
+	defer func() {
+		down, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Minute)
+		defer cancel()
+		for _, s := range sides {
+			err = errors.Join(err, s.down(down))
+		}
+	}()
+	for _, s := range sides {
+		fmt.Fprintf(out, "%s: starting\n", s.name())
+		if err := s.up(ctx, people); err != nil {
+			return fmt.Errorf("%s: %w", s.name(), err)
+		}
+		r.Versions[s.name()] = s.version(ctx)
+		fmt.Fprintf(out, "%s: up, %s\n", s.name(), r.Versions[s.name()])
+	}
+	for round := range o.rounds + 1 {
+		if round > 0 {
+			slices.Reverse(sides) // neither is always first
+		}
+		for _, s := range sides {
+			if err := turn(ctx, s, r, "one", round, people[:1], out); err != nil {
+				return err
+			}
+		}
+		for _, s := range sides {
+			if o.together == 0 {
+				break
+			}
+			if err := turn(ctx, s, r, "ten", round, people[:o.together], out); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// turn lets these people start at once on one side, and stops their servers again.
+func turn(ctx context.Context, s side, r *report, shape string, round int, people []string, out io.Writer) error {
+	type answer struct {
+		m   measurement
+		err error
+	}
+	answers := make(chan answer)
+	begin := time.Now()
+	for _, p := range people {
+		go func() {
+			took, err := s.client().start(ctx, p)
+			answers <- answer{measurement{s.name(), shape, round, p, took.Seconds(), begin}, err}
+		}()
+	}
+	var waits []float64
+	var failed error
+	for range people {
+		if a := <-answers; a.err != nil {
+			failed = fmt.Errorf("%s: %s: %w", s.name(), a.m.Person, a.err)
+		} else {
+			r.Runs, waits = append(r.Runs, a.m), append(waits, a.m.Seconds)
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	fmt.Fprintf(out, "round %2d  %-10s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
+	for _, p := range people {
+		if err := s.client().stop(ctx, p); err != nil {
+			return fmt.Errorf("%s: stop %s: %w", s.name(), p, err)
+		}
+	}
+	return pause(ctx, time.Second) // what the stop leaves behind is nobody's start
+}
+
+// pause waits, or returns early when ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func write(path string, r *report) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o600)
+}
