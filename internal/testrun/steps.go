@@ -236,7 +236,7 @@ func (r *runner) fuzz(ctx context.Context) (string, error) {
 			return "", err
 		}
 		for _, target := range f.tests {
-			err := r.command(ctx, "fuzz", f.dir, binary, "-test.run=^$", "-test.fuzz=^"+target+"$",
+			err := r.command(ctx, "fuzz-"+target, f.dir, binary, "-test.run=^$", "-test.fuzz=^"+target+"$",
 				"-test.fuzztime="+r.fuzzTime.String(), "-test.parallel=2",
 				"-test.fuzzcachedir="+filepath.Join(corpus, "carrel-fuzz", f.pkg))
 			if err != nil {
