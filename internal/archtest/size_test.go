@@ -71,7 +71,7 @@ func firstWords(s string) string {
 func sentences(text string) int {
 	n := 0
 	for rest := strings.TrimSpace(text); rest != ""; n++ {
-		// go/doc knows where a sentence ends, abbreviations included.
+		// go/doc knows where a first sentence ends.
 		first := new(doc.Package).Synopsis(rest)
 		if first == "" {
 			break
