@@ -12,6 +12,7 @@ BENCH_ROUNDS ?= 10
 
 run:
 	@deploy/bootstrap run
+	@[ -x bin/carrel ] || echo '  building carrel (a minute or two the first time)'
 	@$(GO) build -o bin/carrel ./cmd/carrel
 	@exec bin/carrel serve
 

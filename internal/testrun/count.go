@@ -30,12 +30,15 @@ type count struct {
 	output   map[test][]string
 }
 
+// slow is from how many seconds on a test gets a line of its own, so that a long step shows life.
+const slow = 5
+
 func newCount() *count {
 	return &count{map[test]string{}, map[test]bool{}, map[string]string{}, map[test][]string{}}
 }
 
 // read takes in the output of one `go test -json` and calls done with a line for each package
-// that had tests.
+// that had tests, and for each slow test.
 func (c *count) read(r *bufio.Reader, done func(string)) error {
 	started := map[string]int{}
 	for {
@@ -77,6 +80,9 @@ func (c *count) add(e event, started map[string]int, done func(string)) {
 		if e.Test != "" {
 			if c.outcome[t] != "fail" {
 				c.outcome[t] = e.Action
+			}
+			if e.Elapsed >= slow && !strings.Contains(e.Test, "/") {
+				done(fmt.Sprintf("%-4s   %-38s %6.1fs", e.Action, e.Test, e.Elapsed))
 			}
 			return
 		}
