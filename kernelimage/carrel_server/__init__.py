@@ -1,0 +1,1 @@
+"""The start command of Carrel's kernel image."""
