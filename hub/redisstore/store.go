@@ -1,0 +1,269 @@
+// Package redisstore keeps sessions, tickets, people, tokens, servers, routes, leases and events in
+// Redis, through go-redis: every store contract of package hub, on one [Store].
+//
+// It owns the key layout and the scripts that make a change of several keys one step. Everything
+// lies under one prefix; secrets come as hashes or sealed and are kept as such; lives are TTLs; a
+// list is read through an index, never by scanning the keyspace; an event is published by the very
+// script that makes the change, so no change goes untold. It refuses to own meaning: what a
+// session may do is the hub's. Errors are translated here: NotFound, Conflict, or Unavailable for
+// a Redis that can't be reached, loads, or is read-only.
+package redisstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"carrel/hub"
+)
+
+// Config says which Redis, and where in it.
+type Config struct {
+	// URL is redis://, rediss:// (TLS), unix:// or redis+sentinel://host:port,host:port/db?master=name,
+	// with an ACL user and password in it where needed.
+	URL    string
+	CA     []byte // PEM of the CA that signed Redis's certificate; empty: the system's
+	Prefix string // of every key and channel
+	Logger *slog.Logger
+}
+
+// Store implements the store contracts of package hub. It is safe for concurrent use.
+type Store struct {
+	rdb    redis.UniversalClient
+	prefix string
+	logger *slog.Logger
+}
+
+var (
+	_ hub.SessionStore = (*Store)(nil)
+	_ hub.TicketStore  = (*Store)(nil)
+	_ hub.UserStore    = (*Store)(nil)
+	_ hub.TokenStore   = (*Store)(nil)
+	_ hub.ServerStore  = (*Store)(nil)
+	_ hub.RouteStore   = (*Store)(nil)
+	_ hub.Leases       = (*Store)(nil)
+	_ hub.Events       = (*Store)(nil)
+)
+
+const (
+	dialWithin = 2 * time.Second
+	opWithin   = 2 * time.Second
+	poolSize   = 64
+)
+
+// New reads the configuration and makes a client, which connects when it is first used.
+func New(cfg Config) (*Store, error) {
+	if cfg.Logger == nil || cfg.Prefix == "" {
+		return nil, hub.Errorf(hub.Internal, "make redis store", "a part is missing")
+	}
+	opts, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	if len(cfg.CA) > 0 && opts.TLSConfig != nil {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(cfg.CA) {
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file holds no certificate", Remedy: "give a PEM file"}
+		}
+		opts.TLSConfig.RootCAs = pool
+	}
+	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = dialWithin, opWithin, opWithin, opWithin
+	opts.PoolSize, opts.ContextTimeoutEnabled = poolSize, true
+	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger}, nil
+}
+
+// parseURL reads every form of redis.url. No error shows the URL, which may hold a password.
+func parseURL(text string) (*redis.UniversalOptions, error) {
+	bad := &hub.Error{
+		Kind: hub.Invalid, Op: "read redis.url", Field: "redis.url", Message: "this is no address of a Redis",
+		Remedy: "give redis://[user:password@]host:6379/0, rediss://…, unix:///path, or redis+sentinel://[user:password@]host:26379,host:26379/0?master=name",
+	}
+	if rest, ok := strings.CutPrefix(text, "redis+sentinel://"); ok {
+		u, err := url.Parse("redis://" + strings.Replace(rest, ",", "%2C", -1))
+		if err == nil && u.Query().Get("master") == "" {
+			return nil, bad
+		}
+		hosts := rest
+		if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
+			hosts = hosts[i+1:]
+		}
+		hosts, _, _ = strings.Cut(hosts, "/")
+		hosts, _, _ = strings.Cut(hosts, "?")
+		one, err := url.Parse("redis://" + strings.Replace(rest, hosts, "sentinel:1", 1))
+		if err != nil || one.Query().Get("master") == "" || hosts == "" {
+			return nil, bad
+		}
+		password, _ := one.User.Password()
+		return &redis.UniversalOptions{Addrs: strings.Split(hosts, ","), MasterName: one.Query().Get("master"), Username: one.User.Username(), Password: password}, nil
+	}
+	o, err := redis.ParseURL(text)
+	if err != nil {
+		return nil, bad
+	}
+	u := &redis.UniversalOptions{Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig}
+	if u.TLSConfig != nil {
+		u.TLSConfig.MinVersion = tls.VersionTLS12
+	}
+	return u, nil
+}
+
+// Close ends the connections.
+func (s *Store) Close() error { return s.rdb.Close() }
+
+// Ping tells whether Redis answers.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.fail("ping", s.rdb.Ping(ctx).Err())
+}
+
+// schema is the version of the key layout; the next release reads this one's.
+const schema = "1"
+
+// Check claims an empty store for this layout, or checks that it holds one that this release knows.
+func (s *Store) Check(ctx context.Context) error {
+	if err := s.rdb.SetNX(ctx, s.key("schema"), schema, 0).Err(); err != nil {
+		return s.fail("check schema", err)
+	}
+	have, err := s.rdb.Get(ctx, s.key("schema")).Result()
+	if err != nil {
+		return s.fail("check schema", err)
+	}
+	if have != schema {
+		return &hub.Error{Kind: hub.Invalid, Op: "check schema", Field: "redis.url", Message: "this Redis holds state of another release (layout " + have + ")", Remedy: "use the release that wrote it, or another redis.prefix"}
+	}
+	return nil
+}
+
+// Facts are what `carrel doctor` reports of a Redis.
+type Facts struct {
+	Version   string
+	Evicts    bool // maxmemory-policy is other than noeviction: sessions can vanish
+	Persisted bool // append-only file or snapshots are on
+}
+
+// Facts asks Redis about itself; what it may not be asked stays zero.
+func (s *Store) Facts(ctx context.Context) (Facts, error) {
+	info, err := s.rdb.Info(ctx, "server", "memory", "persistence").Result()
+	if err != nil {
+		return Facts{}, s.fail("ask about redis", err)
+	}
+	f := Facts{}
+	for line := range strings.Lines(info) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch k {
+		case "redis_version":
+			f.Version = v
+		case "maxmemory_policy":
+			f.Evicts = v != "noeviction"
+		case "aof_enabled":
+			f.Persisted = v == "1"
+		}
+	}
+	return f, nil
+}
+
+func (s *Store) key(parts ...string) string { return s.prefix + strings.Join(parts, ":") }
+
+// digest makes a fixed-length key part of what may hold anything.
+func digest(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write([]byte(p))
+		h.Write([]byte{0})
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// fail translates an error of Redis. What it says may hold values, so only its kind is kept for
+// people, and the text for the log.
+func (s *Store) fail(op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, redis.Nil):
+		return &hub.Error{Kind: hub.NotFound, Op: "redis: " + op, Message: "there is no such thing"}
+	case errors.Is(err, context.Canceled):
+		return hub.Wrap(hub.Canceled, "redis: "+op, err)
+	}
+	return &hub.Error{Kind: hub.Unavailable, Op: "redis: " + op, Message: "the session store can't be reached", Remedy: "try again in a few seconds", Err: err}
+}
+
+func notFound(op, what string) error {
+	return &hub.Error{Kind: hub.NotFound, Op: "redis: " + op, Message: "there is no such " + what}
+}
+
+func conflict(op, message string) error {
+	return &hub.Error{Kind: hub.Conflict, Op: "redis: " + op, Message: message, Remedy: "try again"}
+}
+
+func encode(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // our own types
+	}
+	return string(b)
+}
+
+// get reads one JSON value.
+func get[T any](ctx context.Context, s *Store, op, key string) (T, error) {
+	var v T
+	raw, err := s.rdb.Get(ctx, key).Bytes()
+	if err != nil {
+		return v, s.fail(op, err)
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, hub.Wrap(hub.Internal, "redis: "+op+": decode", err)
+	}
+	return v, nil
+}
+
+// pageSize is how many values a listing reads at a time.
+const pageSize = 200
+
+// list yields the JSON values of the keys that make gives for the members of a set, in pages;
+// members whose value is gone are dropped from the set.
+func list[T any](ctx context.Context, s *Store, op, index string, keyOf func(member string) string, yield func(T, error) bool) {
+	var zero T
+	members, err := s.rdb.ZRange(ctx, index, 0, -1).Result()
+	if err != nil {
+		yield(zero, s.fail(op, err))
+		return
+	}
+	for len(members) > 0 {
+		page := members[:min(pageSize, len(members))]
+		members = members[len(page):]
+		keys := make([]string, len(page))
+		for i, m := range page {
+			keys[i] = keyOf(m)
+		}
+		values, err := s.rdb.MGet(ctx, keys...).Result()
+		if err != nil {
+			yield(zero, s.fail(op, err))
+			return
+		}
+		for i, raw := range values {
+			text, ok := raw.(string)
+			if !ok {
+				s.rdb.ZRem(ctx, index, page[i])
+				continue
+			}
+			var v T
+			if err := json.Unmarshal([]byte(text), &v); err != nil {
+				yield(zero, hub.Wrap(hub.Internal, "redis: "+op+": decode", err))
+				return
+			}
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
+}
