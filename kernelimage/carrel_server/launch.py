@@ -1,9 +1,66 @@
+"""Starts JupyterLab in this process: importing it costs most of a start, so nothing is imported twice."""
+
+import gc
+import importlib
+import os
+import sys
+import tempfile
+import types
+
+from . import settings as config
+
+
 def main():
-    import os
-    e = os.environ
-    from jupyterlab.labapp import LabApp
-    argv = ["--ServerApp.ip=0.0.0.0", "--ServerApp.port=" + e.get("CARREL_PORT", "8888"), "--ServerApp.base_url=" + e.get("CARREL_BASE_URL", "/"),
-            "--ServerApp.root_dir=" + e["HOME"], "--ServerApp.allow_remote_access=True", "--ServerApp.open_browser=False",
-            "--IdentityProvider.token=" + e.pop("CARREL_TOKEN", "")]
-    app = LabApp.initialize_server(argv)
+    """The command ``carrel-server``."""
+    gc.disable()  # what is imported stays: looking through it again and again is a tenth of the start
+    try:
+        settings = config.read(os.environ)
+    except config.Fault as fault:
+        sys.exit(f"carrel-server: {fault}")
+    # The home must not shadow a module, and a configuration file in the current directory is read.
+    os.chdir("/")
+    if settings.safe_start and not sys.flags.no_user_site:
+        # Only a new interpreter forgets the packages in the home. The token is still in its environment.
+        os.execv(sys.executable, [sys.executable, "-P", "-s", "-c", "from carrel_server.launch import main; main()"])
+    private = tempfile.mkdtemp(prefix="carrel-")
+    environ = config.environment(settings, os.environ, private)
+    os.environ.clear()
+    os.environ.update(environ)
+    defer("rfc3987_syntax", "is_valid_syntax")
+    app = initialize(settings)
+    gc.enable()
+    gc.freeze()
     app.start()
+
+
+def initialize(settings):
+    """Build the application; it listens when this returns."""
+    from jupyterlab.labapp import LabApp
+
+    app = LabApp.initialize_server(argv=config.arguments(settings))
+    page = app.web_app.settings.setdefault("page_config_data", {})
+    page["carrelHubUrl"] = settings.hub_url
+    page["carrelPackagesOf"] = config.packages_left_behind(settings.home, sys.version_info) or ""
+    page["carrelPython"] = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return app
+
+
+def defer(module, *functions):
+    """Put a stand-in for a module that is imported at the first call of one of its functions.
+
+    rfc3987_syntax compiles a grammar when it is imported, which takes longer than all the rest of
+    JupyterLab's server together, and is used to check a kind of address that no event here has.
+    """
+    stand_in = types.ModuleType(module)
+
+    def deferred(name):
+        def call(*args, **kwargs):
+            if sys.modules.get(module) is stand_in:
+                del sys.modules[module]
+            return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+        return call
+
+    for name in functions:
+        setattr(stand_in, name, deferred(name))
+    sys.modules[module] = stand_in
