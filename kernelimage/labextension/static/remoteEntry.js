@@ -1,0 +1,256 @@
+// Carrel in JupyterLab: tells before a server is stopped, lets it be kept, and leads to the hub.
+//
+// This is a module federation container written by hand: JupyterLab loads this script, hands its
+// shared modules to init, and asks get for './extension'. There is no build step to run or to trust.
+(() => {
+  'use strict';
+
+  const POLL_MS = 30000;
+  const SLOWEST_POLL_MS = 300000;
+  const ID = 'carrel-notice:plugin';
+  let shared;
+
+  // share gives a module that JupyterLab shares, in the version that it runs.
+  const share = async name => {
+    const versions = Object.values((shared && shared[name]) || {});
+    if (versions.length === 0) {
+      throw new Error(`${ID}: this JupyterLab shares no ${name}`);
+    }
+    const loaded = versions.find(v => v.loaded) || versions[0];
+    return (await loaded.get())();
+  };
+
+  // timeLeft says a span as people do. It changes seldom, because each change is read out loud by
+  // screen readers.
+  const timeLeft = seconds => {
+    if (seconds > 90) {
+      return `in ${Math.round(seconds / 60)} minutes`;
+    }
+    for (const step of [90, 60, 30, 15]) {
+      if (seconds > step * 0.75) {
+        return `in about ${step} seconds`;
+      }
+    }
+    return 'in a few seconds';
+  };
+
+  // Watch polls the hub's notice and keeps one notification that tells of it.
+  class Watch {
+    constructor(notification, address) {
+      this.notification = notification;
+      this.address = address;
+      this.id = ''; // of the notification on show
+      this.shown = ''; // its text
+      this.unwanted = false; // the person closed it
+      this.deadline = 0; // by performance.now()
+      this.state = null; // the hub's last answer
+      this.delay = POLL_MS;
+      this.timer = 0;
+      this.given = false; // the hub has no notices
+    }
+
+    start() {
+      document.addEventListener('visibilitychange', () => {
+        clearTimeout(this.timer);
+        if (!document.hidden) {
+          void this.poll();
+        }
+      });
+      this.notification.manager.changed.connect((_, change) => {
+        if (change.type === 'removed' && change.notification.id === this.id) {
+          this.id = '';
+          this.unwanted = true;
+        }
+      });
+      if (!document.hidden) {
+        void this.poll();
+      }
+    }
+
+    // poll asks once, and sees to it that it is asked again. A page that nobody sees does not ask.
+    async poll() {
+      clearTimeout(this.timer);
+      if (this.given) {
+        return;
+      }
+      try {
+        this.delay = POLL_MS;
+        await this.ask('GET');
+      } catch (err) {
+        if (err.status === 404) {
+          this.given = true;
+          this.hide();
+          return;
+        }
+        this.failures = (this.failures || 0) + 1;
+        this.delay = Math.min(POLL_MS * 2 ** this.failures, SLOWEST_POLL_MS);
+      }
+      if (!document.hidden) {
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => void this.poll(), this.delay);
+      }
+    }
+
+    // ask gets or posts, and takes the answer in.
+    async ask(method) {
+      const response = await fetch(this.address, {
+        method,
+        credentials: 'same-origin',
+        cache: 'no-store',
+        redirect: 'error',
+        headers: { Accept: 'application/json' }
+      });
+      if (!response.ok) {
+        throw Object.assign(new Error(`${method} ${response.status}`), { status: response.status });
+      }
+      const state = await response.json();
+      this.failures = 0;
+      this.take(state);
+      return state;
+    }
+
+    take(state) {
+      this.state = state;
+      const left = state.cull_at ? Date.parse(state.cull_at) - Date.parse(state.now) : NaN;
+      clearInterval(this.ticker);
+      if (Number.isNaN(left)) {
+        this.hide();
+        this.unwanted = false;
+        return;
+      }
+      this.deadline = performance.now() + left;
+      this.show();
+      this.ticker = setInterval(() => this.show(), 1000);
+    }
+
+    text() {
+      const left = (this.deadline - performance.now()) / 1000;
+      const what = left > 0 ? `Your server will be stopped ${timeLeft(left)}` : 'Your server is being stopped';
+      const why = this.state.why ? `: ${this.state.why}.` : '.';
+      return what + why + ' Files that you saved stay.';
+    }
+
+    show() {
+      const message = this.text();
+      if (this.unwanted || message === this.shown) {
+        return;
+      }
+      this.shown = message;
+      const options = { autoClose: false, actions: [] };
+      if (this.state.can_extend) {
+        options.actions.push({
+          label: 'Keep my server',
+          caption: 'Do not stop my server yet',
+          displayType: 'accent',
+          callback: event => {
+            event.preventDefault(); // it closes when the hub has agreed
+            void this.keep();
+          }
+        });
+      }
+      if (this.id && this.notification.manager.has(this.id)) {
+        this.notification.update({ id: this.id, message, type: 'warning', ...options });
+      } else {
+        this.id = this.notification.emit(message, 'warning', options);
+      }
+    }
+
+    hide() {
+      clearInterval(this.ticker);
+      const id = this.id;
+      this.id = '';
+      this.shown = '';
+      if (id) {
+        this.notification.dismiss(id);
+      }
+    }
+
+    async keep() {
+      try {
+        const state = await this.ask('POST');
+        const minutes = Math.round(state.extend_seconds / 60);
+        this.hide();
+        this.unwanted = Boolean(state.cull_at);
+        this.notification.success(
+          minutes > 0 ? `Your server stays for another ${minutes} minutes at least.` : 'Your server stays.',
+          { autoClose: 5000 }
+        );
+      } catch (err) {
+        this.notification.error('The hub did not agree to keep your server. Save your work, and try again on its home page.', {
+          autoClose: false
+        });
+      }
+    }
+  }
+
+  // tellOfPackages says why packages that somebody installed are not there any more.
+  const tellOfPackages = (notification, before, now) => {
+    const key = `${ID}:packages:${before}:${now}`;
+    if (!before || localStorage.getItem(key)) {
+      return;
+    }
+    notification.info(`You installed packages for Python ${before}; this is Python ${now}. Install those again that you need.`, {
+      autoClose: false,
+      actions: [{ label: 'Do not tell again', callback: () => localStorage.setItem(key, 'told') }]
+    });
+  };
+
+  // addHub puts the ways to the hub into the File menu and the command palette.
+  const addHub = (app, palette, menu, hub) => {
+    const address = new URL(hub, location.href);
+    if (!/^https?:$/.test(address.protocol)) {
+      return;
+    }
+    const open = () => void window.open(address.href, '_blank', 'noopener');
+    app.commands.addCommand('carrel:hub', { label: 'Hub Home', caption: 'Open the hub’s home page in a new tab', execute: open });
+    app.commands.addCommand('carrel:stop', {
+      label: 'Stop My Server…',
+      caption: 'Open the hub’s home page, where your servers are stopped',
+      execute: open
+    });
+    const commands = ['carrel:hub', 'carrel:stop'];
+    if (palette) {
+      commands.forEach(command => palette.addItem({ command, category: 'Hub' }));
+    }
+    if (menu) {
+      menu.fileMenu.addGroup(commands.map(command => ({ command })), 1000);
+    }
+  };
+
+  const extension = async () => {
+    const [{ PageConfig, URLExt }, { Notification, ICommandPalette }, { IMainMenu }] = await Promise.all(
+      ['@jupyterlab/coreutils', '@jupyterlab/apputils', '@jupyterlab/mainmenu'].map(share)
+    );
+    const plugin = {
+      id: ID,
+      description: 'Tells before a server is stopped, and leads to the hub.',
+      autoStart: true,
+      optional: [ICommandPalette, IMainMenu],
+      activate: (app, palette, menu) => {
+        const hub = PageConfig.getOption('carrelHubUrl');
+        if (hub) {
+          addHub(app, palette, menu, hub);
+        }
+        void app.restored.then(() => {
+          new Watch(Notification, URLExt.join(PageConfig.getBaseUrl(), 'carrel/notice')).start();
+          tellOfPackages(Notification, PageConfig.getOption('carrelPackagesOf'), PageConfig.getOption('carrelPython'));
+        });
+      }
+    };
+    return () => ({ __esModule: true, default: plugin });
+  };
+
+  const modules = { './extension': extension };
+  const containers = (window._JUPYTERLAB = window._JUPYTERLAB || {});
+  containers['carrel-notice'] = {
+    init: scope => {
+      shared = scope;
+    },
+    get: async name => {
+      if (!modules[name]) {
+        throw new Error(`${ID}: there is no module ${name}`);
+      }
+      return modules[name]();
+    }
+  };
+})();
