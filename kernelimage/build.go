@@ -196,7 +196,7 @@ var buildPhases = []struct {
 	{"Step ", "command -v tini", "Preparing the base", 1},
 	{"Step ", "requirements.lock;", "Fetching Python packages", 6},
 	{"Installing collected packages", "", "Installing Python packages", 45},
-	{"Step ", "compileall -q -j", "Compiling Python packages", 62},
+	{"Step ", "site=$(python3", "Compiling Python packages", 62},
 	{"Step ", "COPY --from=packages /usr/local", "Putting the image together", 85},
 	{"Step ", "ENTRYPOINT", "Putting the image together", 98},
 }

@@ -11,7 +11,7 @@ from . import settings as config
 
 
 def main():
-    """The command ``carrel-server``."""
+    """The command ``carrel-server``; arguments are JupyterLab's, and ours win over them."""
     gc.disable()  # what is imported stays: looking through it again and again is a tenth of the start
     try:
         settings = config.read(os.environ)
@@ -21,7 +21,7 @@ def main():
     os.chdir("/")
     if settings.safe_start and not sys.flags.no_user_site:
         # Only a new interpreter forgets the packages in the home. The token is still in its environment.
-        os.execv(sys.executable, [sys.executable, "-P", "-s", "-c", "from carrel_server.launch import main; main()"])
+        os.execv(sys.executable, [sys.executable, "-P", "-s", "-c", "from carrel_server.launch import main; main()", *sys.argv[1:]])
     private = tempfile.mkdtemp(prefix="carrel-")
     environ = config.environment(settings, os.environ, private)
     os.environ.clear()
@@ -37,7 +37,7 @@ def initialize(settings):
     """Build the application; it listens when this returns."""
     from jupyterlab.labapp import LabApp
 
-    app = LabApp.initialize_server(argv=config.arguments(settings))
+    app = LabApp.initialize_server(argv=sys.argv[1:] + config.arguments(settings))
     page = app.web_app.settings.setdefault("page_config_data", {})
     page["carrelHubUrl"] = settings.hub_url
     page["carrelPackagesOf"] = config.packages_left_behind(settings.home, sys.version_info) or ""
