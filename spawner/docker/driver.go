@@ -1,0 +1,131 @@
+// Package docker runs people's servers as Docker containers: the driver "docker" of package hub's
+// Spawner contract, with Logs, Watcher, Meter and Bindings.
+//
+// It owns everything that Docker is told: the container's walls ([walls] makes them all), names and
+// MACed labels from which a deployment can be rebuilt, two networks on which containers reach
+// nobody, the packet filter and the resolver behind them, homes, and images. It is the only package
+// that imports Docker's client. It refuses to own any decision about who may run what, and it
+// never opens, lists or changes anything in a tree that a container can write: files of a home are
+// the guest's alone.
+package docker
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/docker/docker/client"
+
+	"carrel/hub"
+)
+
+// Name is the driver's, as in the configuration.
+const Name = "docker"
+
+// Config is what the driver needs.
+type Config struct {
+	Host       string // Docker's address; empty: the environment's or the default socket
+	Deployment string // part of every name; 1 to 32 of a-z, 0-9 and -
+	Keyring    *hub.Keyring
+	StateDir   string        // absolute, on this host, reached by nobody else
+	HomeKind   string        // "loop", "volume", or "auto": loop where this process is root
+	Subnets    string        // IPv4 pool of the networks, as "10.201.0.0/16"
+	Upstreams  []string      // resolvers that names are asked of, as "host:port"; empty: the host's
+	Quarantine time.Duration // how long an address stays unused after its container
+	Logger     *slog.Logger
+}
+
+// Driver implements [hub.Spawner]. Run must be running while servers are.
+type Driver struct {
+	cfg      Config
+	api      *client.Client
+	addrs    *addressBook
+	networks *networks
+	homes    *homes
+	pulls    pulls
+}
+
+var (
+	_ hub.Spawner  = (*Driver)(nil)
+	_ hub.Logs     = (*Driver)(nil)
+	_ hub.Watcher  = (*Driver)(nil)
+	_ hub.Meter    = (*Driver)(nil)
+	_ hub.Bindings = (*Driver)(nil)
+)
+
+// New checks the configuration and makes a client; it asks Docker nothing yet.
+func New(cfg Config) (*Driver, error) {
+	if cfg.Keyring == nil || cfg.Logger == nil || cfg.Deployment == "" || !filepath.IsAbs(cfg.StateDir) {
+		return nil, hub.Errorf(hub.Internal, "make docker driver", "a part is missing")
+	}
+	switch cfg.HomeKind {
+	case "", "auto":
+		cfg.HomeKind = homeVolume
+		if os.Geteuid() == 0 {
+			cfg.HomeKind = homeLoop
+		}
+	case homeLoop, homeVolume:
+	default:
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker driver", Field: "spawner.docker.home_kind", Message: "there is no such kind of home", Remedy: "use auto, loop or volume"}
+	}
+	opts := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
+	if cfg.Host != "" {
+		opts = append(opts, client.WithHost(cfg.Host))
+	}
+	api, err := client.NewClientWithOpts(opts...)
+	if err != nil {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker client", Field: "spawner.docker.host", Message: "this is no address of a Docker daemon", Remedy: "give something like unix:///var/run/docker.sock", Err: err}
+	}
+	nets, err := newNetworks(cfg, api)
+	if err != nil {
+		return nil, err
+	}
+	return &Driver{
+		cfg: cfg, api: api, networks: nets, homes: &homes{cfg: cfg, api: api},
+		addrs: newAddressBook(filepath.Join(cfg.StateDir, "addresses.json"), cfg.Quarantine),
+	}, nil
+}
+
+// Ping tells whether Docker answers.
+func (d *Driver) Ping(ctx context.Context) error {
+	_, err := d.api.Ping(ctx)
+	return fail("ask Docker", err)
+}
+
+// Facts are what `carrel doctor` reports of a Docker daemon.
+type Facts struct {
+	Version       string
+	LiveRestore   bool
+	StorageDriver string
+	CgroupVersion string
+	Seccomp       bool
+	Root          string
+	Memory        int64 // bytes
+	CPUs          int
+}
+
+// Facts asks Docker about itself.
+func (d *Driver) Facts(ctx context.Context) (Facts, error) {
+	info, err := d.api.Info(ctx)
+	if err != nil {
+		return Facts{}, fail("ask Docker about itself", err)
+	}
+	f := Facts{
+		Version: info.ServerVersion, LiveRestore: info.LiveRestoreEnabled, StorageDriver: info.Driver,
+		CgroupVersion: info.CgroupVersion, Root: info.DockerRootDir, Memory: info.MemTotal, CPUs: info.NCPU,
+	}
+	for _, o := range info.SecurityOptions {
+		if o == "name=seccomp,profile=default" || o == "name=seccomp,profile=builtin" || len(o) > 12 && o[:12] == "name=seccomp" {
+			f.Seccomp = true
+		}
+	}
+	return f, nil
+}
+
+// Run answers the containers' name lookups until ctx ends.
+func (d *Driver) Run(ctx context.Context) error { return d.resolve(ctx) }
+
+// Close ends the client's connections.
+func (d *Driver) Close() error { return d.api.Close() }

@@ -1,0 +1,184 @@
+package docker
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/strslice"
+	"github.com/docker/go-units"
+
+	"carrel/hub"
+)
+
+// port is where a server listens in its container.
+const port = 8888
+
+// The caps where a profile names none.
+const (
+	defaultMemory = 1 << 30
+	defaultShm    = 64 << 20
+	defaultTmp    = 256 << 20
+	defaultPIDs   = 256
+	defaultFiles  = 4096
+	maxFiles      = 20000
+	tmpInodes     = 65536
+)
+
+// wants is what [walls] turns into a container: the spec, and what the driver prepared for it.
+type wants struct {
+	spec       hub.Spec
+	image      imageFacts
+	labels     map[string]string
+	network    string     // name
+	address    netip.Addr // on it
+	resolvConf string     // host-only file
+	home       mount.Mount
+	seccomp    string // profile, as JSON
+}
+
+// walls makes the whole of a container's configuration. It is pure, and the only place where walls
+// are made: each field below stops something, and TestWalls says what.
+func walls(w wants) (*container.Config, *container.HostConfig, *network.NetworkingConfig) {
+	s := w.spec
+	cfg := &container.Config{
+		Image:       w.image.id,
+		User:        strconv.Itoa(s.UID) + ":" + strconv.Itoa(s.GID),
+		Env:         environment(w),
+		Cmd:         command(w),
+		Labels:      w.labels,
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+		Hostname:    "carrel",
+	}
+	if len(s.Command) > 0 {
+		cfg.Entrypoint = strslice.StrSlice{}
+	}
+	memory := orElse(s.Limits.Memory, defaultMemory)
+	pids := orElse(s.Limits.PIDs, defaultPIDs)
+	files := min(orElse(s.Limits.Files, defaultFiles), maxFiles)
+	initProcess := !w.image.kernel // ours has tini
+	host := &container.HostConfig{
+		NetworkMode:    container.NetworkMode(w.network),
+		CapDrop:        strslice.StrSlice{"ALL"},
+		SecurityOpt:    []string{"no-new-privileges", "seccomp=" + w.seccomp},
+		ReadonlyRootfs: true,
+		Tmpfs:          tmpfs(w),
+		Mounts:         mounts(w),
+		ShmSize:        orElse(s.Limits.Shm, defaultShm),
+		IpcMode:        container.IPCModePrivate,
+		CgroupnsMode:   "",
+		OomScoreAdj:    500,
+		Init:           &initProcess,
+		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		LogConfig:      container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "2"}},
+		Resources: container.Resources{
+			Memory:     memory,
+			MemorySwap: memory,
+			NanoCPUs:   int64(s.Limits.CPUs * 1e9),
+			PidsLimit:  &pids,
+			Ulimits: []*units.Ulimit{
+				{Name: "nofile", Soft: files, Hard: files},
+				{Name: "core", Soft: 0, Hard: 0},
+			},
+		},
+	}
+	ends := &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
+		w.network: {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: w.address.String()}},
+	}}
+	return cfg, host, ends
+}
+
+func orElse(v, otherwise int64) int64 {
+	if v > 0 {
+		return v
+	}
+	return otherwise
+}
+
+// tmpfs is every place outside the home where a server may write: /tmp, /run, and the volumes that
+// the image declares, which Docker would else make on disk and without a cap.
+func tmpfs(w wants) map[string]string {
+	size := orElse(w.spec.Limits.Tmp, defaultTmp)
+	opts := fmt.Sprintf("rw,nosuid,nodev,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=", size, tmpInodes, w.spec.UID, w.spec.GID)
+	t := map[string]string{"/tmp": opts + "1777", "/run": opts + "0755"}
+	for _, v := range w.image.volumes {
+		if v != w.spec.Home {
+			t[v] = opts + "0755"
+		}
+	}
+	if w.spec.Home != "" && w.home.Target == "" {
+		t[w.spec.Home] = opts + "0755"
+	}
+	return t
+}
+
+// mounts are the home, the operator's paths and the resolver's file; nothing else of the host.
+func mounts(w wants) []mount.Mount {
+	ms := []mount.Mount{{Type: mount.TypeBind, Source: w.resolvConf, Target: "/etc/resolv.conf", ReadOnly: true, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}}
+	if w.home.Target != "" {
+		ms = append(ms, w.home)
+	}
+	for _, m := range w.spec.Mounts {
+		ms = append(ms, mount.Mount{Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: !m.Writable, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}})
+	}
+	return ms
+}
+
+// environment is the profile's, then ours, which it can't override. The token is here and never in
+// the command line, which every process on the host can read.
+func environment(w wants) []string {
+	s := w.spec
+	env := maps.Clone(s.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	home := s.Home
+	if home == "" {
+		home = "/tmp"
+	}
+	maps.Copy(env, map[string]string{
+		"HOME": home, "CARREL_TOKEN": s.Token.Reveal(), "CARREL_BASE_URL": s.BasePath, "CARREL_PORT": strconv.Itoa(port),
+		"CARREL_DEFAULT_URL": s.DefaultURL, "CARREL_HUB_URL": s.HubURL, "CARREL_ORIGIN": s.Origin, "CARREL_SAFE_START": "0",
+		"JUPYTERHUB_USER": s.Key.User.String(), "JUPYTERHUB_SERVICE_PREFIX": s.BasePath,
+	})
+	if s.SafeStart {
+		env["CARREL_SAFE_START"] = "1"
+	}
+	if !w.image.kernel {
+		env["JUPYTER_TOKEN"] = s.Token.Reveal()
+		if s.SafeStart {
+			env["JUPYTER_NO_CONFIG"], env["PYTHONNOUSERSITE"] = "1", "1"
+		}
+	}
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+// command is the profile's; else the image's own for Carrel's kernel image, and for any other that
+// serves Jupyter (docker-stacks' shape) the server with our arguments.
+func command(w wants) strslice.StrSlice {
+	switch {
+	case len(w.spec.Command) > 0:
+		return w.spec.Command
+	case w.image.kernel:
+		return nil
+	}
+	return strslice.StrSlice{
+		"jupyter", "lab", "--ServerApp.ip=0.0.0.0", "--ServerApp.port=" + strconv.Itoa(port), "--ServerApp.port_retries=0",
+		"--ServerApp.open_browser=False", "--ServerApp.allow_remote_access=True", "--ServerApp.trust_xheaders=True",
+		"--ServerApp.base_url=" + w.spec.BasePath, "--ServerApp.default_url=" + w.spec.DefaultURL,
+		"--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
+	}
+}
+
+// createTimeout bounds each of the calls of a start but the pull.
+const createTimeout = 60 * time.Second
