@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"carrel/hub"
+)
+
+const activityEvery = 5 * time.Second
+
+// activityLoop tells the store when servers were last used.
+func (p *Proxy) activityLoop(ctx context.Context) {
+	tick := time.NewTicker(activityEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			p.flushActivity(ctx)
+		}
+	}
+}
+
+func (p *Proxy) flushActivity(ctx context.Context) {
+	var acts []hub.Activity
+	told := map[*route]int64{}
+	for key, r := range p.routes.all() {
+		if used := r.used.Load(); used > r.told {
+			acts = append(acts, hub.Activity{Key: key, Last: time.Unix(0, used)})
+			told[r] = used
+		}
+	}
+	if len(acts) == 0 {
+		return
+	}
+	ctx, done := context.WithTimeout(ctx, 5*time.Second)
+	defer done()
+	if err := p.cfg.Routes.RecordActivity(ctx, acts); err != nil {
+		p.cfg.Logger.WarnContext(ctx, "activity not recorded; it will be with the next", "error", err)
+		return
+	}
+	for r, used := range told {
+		r.told = used
+	}
+}

@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"carrel/hub"
+)
+
+var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// ourCookies are names that no server hears of or sets, with and without prefix.
+var ourCookies = func() map[string]bool {
+	m := map[string]bool{}
+	for _, n := range []string{hub.CookieSession, hub.CookieNotebook, hub.CookieTicket, hub.CookieSignIn} {
+		m[n], m["__Host-"+n], m["__Secure-"+n] = true, true, true
+	}
+	return m
+}()
+
+func isOurs(cookie string) bool {
+	if ourCookies[cookie] {
+		return true
+	}
+	name := strings.TrimPrefix(cookie, "__Host-")
+	return strings.HasPrefix(name, hub.CookieSignIn+"-")
+}
+
+// spoofable are headers by which a client could tell a server who or where it is.
+func spoofable(name string) bool {
+	n := strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	switch n {
+	case "forwarded", "x-real-ip", "x-scheme", "x-client-ip", "true-client-ip", "x-cluster-client-ip", "x-original-url", "x-rewrite-url", "x-remote-user", "remote-user":
+		return true
+	}
+	return strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "x-carrel-")
+}
+
+// cleanRequest drops what no server behind us may hear: hop-by-hop headers and those that
+// Connection names, before ours are set; spoofable ones in any spelling; our cookies.
+func cleanRequest(h http.Header) {
+	for _, v := range h.Values("Connection") {
+		for name := range strings.SplitSeq(v, ",") {
+			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); name != "Authorization" && name != "Cookie" && name != "Host" && name != "Origin" {
+				h.Del(name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		h.Del(name)
+	}
+	for name := range h {
+		if spoofable(name) || strings.Contains(name, "_") {
+			delete(h, name)
+		}
+	}
+}
+
+// dropOurCookies keeps the person's other cookies as they were sent.
+func dropOurCookies(h http.Header) {
+	lines := h["Cookie"]
+	h.Del("Cookie")
+	for _, line := range lines {
+		var kept []string
+		for part := range strings.SplitSeq(line, ";") {
+			name, _, _ := strings.Cut(strings.TrimSpace(part), "=")
+			if part = strings.TrimSpace(part); part != "" && !isOurs(strings.TrimSpace(name)) {
+				kept = append(kept, part)
+			}
+		}
+		if len(kept) > 0 {
+			h.Add("Cookie", strings.Join(kept, "; "))
+		}
+	}
+}
+
+// setForwarded tells whoever is behind us about the client (the de-facto X-Forwarded-* headers).
+func (p *Proxy) setForwarded(h http.Header, r *http.Request) {
+	scheme := "http"
+	if p.cfg.Origins.Secure() {
+		scheme = "https"
+	}
+	h.Set("X-Forwarded-For", p.client(r).String())
+	h.Set("X-Forwarded-Proto", scheme)
+	h.Set("X-Forwarded-Host", r.Host)
+}
+
+// client is the address of whoever made the request: the peer's, or, behind trusted proxies, the
+// last in X-Forwarded-For that is none of them.
+func (p *Proxy) client(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	at, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.IPv6Unspecified()
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && p.trusted(at); i-- {
+		before, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		at = before
+	}
+	return at.Unmap()
+}
+
+func (p *Proxy) trusted(a netip.Addr) bool {
+	for _, t := range p.cfg.TrustedProxies {
+		if t.Contains(a.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// strippedFromServers are headers by which a server could reach beyond its own pages.
+var strippedFromServers = []string{"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "Public-Key-Pins", "Set-Cookie2"}
+
+// cleanResponse keeps a server's answer within the server: headers that act on a whole origin or on
+// proxies are dropped, and its cookies stay below its own path and off our names.
+func cleanResponse(h http.Header, path string) {
+	for _, name := range strippedFromServers {
+		h.Del(name)
+	}
+	for name := range h {
+		if strings.HasPrefix(name, "X-Accel-") || strings.HasPrefix(name, "X-Carrel-") {
+			delete(h, name)
+		}
+	}
+	lines := h["Set-Cookie"]
+	h.Del("Set-Cookie")
+	for _, line := range lines {
+		if kept, ok := confine(line, path); ok {
+			h.Add("Set-Cookie", kept)
+		}
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	if h.Get("Referrer-Policy") == "" {
+		h.Set("Referrer-Policy", "same-origin")
+	}
+}
+
+// confine rewrites a Set-Cookie line so that the cookie is the server's own: no Domain, a Path at or
+// below path; false for what can't be (our names, prefixed names, no syntax).
+func confine(line, path string) (string, bool) {
+	c, err := http.ParseSetCookie(line)
+	if err != nil || isOurs(c.Name) || strings.HasPrefix(c.Name, "__Host-") || strings.HasPrefix(c.Name, "__Secure-") {
+		return "", false
+	}
+	c.Domain = ""
+	if !strings.HasPrefix(c.Path, path) {
+		c.Path = path
+	}
+	out := c.String()
+	return out, out != ""
+}

@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"carrel/hub"
+)
+
+// serveNotebook lets a request through to a server, or says what stands in its way.
+func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.Place, path string) error {
+	o := p.cfg.Origins
+	key, rest, err := split(o, r.URL, p.routes.known)
+	if err != nil {
+		return err
+	}
+	if place.Label != "" && key.User.Label() != place.Label {
+		return &statusError{http.StatusNotFound, "this host serves another person's notebooks", "go to " + o.HubURL("home")}
+	}
+	who, err := p.authenticate(r)
+	if err != nil {
+		if hub.KindOf(err) != hub.Unauthenticated {
+			return err
+		}
+		return p.askSignIn(w, r, place, key)
+	}
+	// On the hub's host a notebook's page would share the hub's origin: only programs come here.
+	if !place.Notebooks && !who.byToken {
+		return p.toOwnHost(w, r, key)
+	}
+	if !who.byToken {
+		if err := sameOrigin(r, o.ServerOrigin(key.User)); err != nil {
+			return err
+		}
+	}
+	rt := p.routes.get(key)
+	owner := hub.UserID("")
+	if rt != nil {
+		owner = rt.UserID
+	}
+	if err := hub.Access(who.Principal, key, owner, o.AdminAccess(p.cfg.AdminAccess)); err != nil {
+		return err
+	}
+	if path == strings.TrimSuffix(o.ServerPath(key), "/") {
+		http.Redirect(w, r, o.ServerPath(key), http.StatusFound)
+		return nil
+	}
+	if rest == "carrel/notice" {
+		return p.serveNotice(w, r, key)
+	}
+	if rt == nil {
+		return p.notRunning(w, r, key)
+	}
+	if isUpgrade(r) {
+		return p.tunnel(w, r, rt, who)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions {
+		rt.touch()
+	}
+	return p.forward(w, r, rt, who)
+}
+
+// askSignIn leads a person to the hub for a session on this host, and tells a program that it has none.
+func (p *Proxy) askSignIn(w http.ResponseWriter, r *http.Request, place hub.Place, key hub.ServerKey) error {
+	switch {
+	case isUpgrade(r):
+		return &hub.Error{Kind: hub.Forbidden, Op: "authenticate", Message: "nobody is signed in", Remedy: "sign in"}
+	case !isNavigation(r):
+		return errNobody
+	case !place.Notebooks:
+		return p.toOwnHost(w, r, key)
+	case p.cfg.Origins.Mode() == hub.OneOrigin:
+		http.Redirect(w, r, p.cfg.Origins.HubURL("login?next="+url.QueryEscape(r.URL.RequestURI())), http.StatusFound)
+		return nil
+	}
+	secret := p.waitingSecret(w, r)
+	q := url.Values{"host": {canonicalHost(r.Host)}, "browser": {string(secret.Hash())}, "next": {r.URL.RequestURI()}}
+	w.Header().Set("Cache-Control", "no-store")
+	http.Redirect(w, r, p.cfg.Origins.HubURL("ticket?"+q.Encode()), http.StatusFound)
+	return nil
+}
+
+const ticketWait = 5 * time.Minute
+
+// waitingSecret is what this browser's tickets are bound to: one for all of its tabs.
+func (p *Proxy) waitingSecret(w http.ResponseWriter, r *http.Request) hub.Secret {
+	secret := hub.RandomSecret()
+	if c, err := r.Cookie(p.cfg.Origins.Cookie(hub.CookieTicket)); err == nil && len(c.Value) == 43 {
+		secret = hub.NewSecret(c.Value)
+	}
+	http.SetCookie(w, p.cookie(hub.CookieTicket, secret.Reveal(), int(ticketWait.Seconds())))
+	return secret
+}
+
+func (p *Proxy) cookie(name, value string, maxAge int) *http.Cookie {
+	return &http.Cookie{Name: p.cfg.Origins.Cookie(name), Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, Secure: p.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode}
+}
+
+// toOwnHost leads a person from the hub's host to the one that serves the notebook.
+func (p *Proxy) toOwnHost(w http.ResponseWriter, r *http.Request, key hub.ServerKey) error {
+	if !isNavigation(r) {
+		return errNobody
+	}
+	http.Redirect(w, r, p.cfg.Origins.ServerOrigin(key.User)+r.URL.RequestURI(), http.StatusFound)
+	return nil
+}
+
+// enter exchanges a ticket for a session on this host (see hub.Ticket). A ticket that does not fit
+// this browser or host leads back to where a new one is had; what it was for is the ticket's own
+// word, never the query's.
+func (p *Proxy) enter(w http.ResponseWriter, r *http.Request) error {
+	o := p.cfg.Origins
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	waiting, err := r.Cookie(o.Cookie(hub.CookieTicket))
+	if err != nil {
+		return &statusError{http.StatusForbidden, "this link was made for another browser", "open the notebook from the home page: " + o.HubURL("home")}
+	}
+	t, err := p.cfg.Tickets.TakeTicket(r.Context(), hub.NewSecret(r.URL.Query().Get("ticket")).Hash())
+	switch {
+	case err != nil && hub.KindOf(err) != hub.NotFound:
+		return err
+	case err != nil || t.Host != canonicalHost(r.Host) || t.Browser != hub.NewSecret(waiting.Value).Hash():
+		return &statusError{http.StatusForbidden, "this link was used already, or was made for another browser", "open the notebook from the home page: " + o.HubURL("home")}
+	}
+	parent, err := p.cfg.Sessions.Session(r.Context(), t.Parent)
+	if err != nil {
+		if hub.KindOf(err) == hub.NotFound {
+			return errNobody
+		}
+		return err
+	}
+	secret, child := hub.RandomSecret(), parent
+	child.Hash, child.Parent, child.Host, child.Tokens = secret.Hash(), parent.Hash, t.Host, nil
+	child.Created, child.LastSeen = time.Now(), time.Now()
+	if err := p.cfg.Sessions.CreateSession(r.Context(), child); err != nil {
+		return err
+	}
+	http.SetCookie(w, p.cookie(hub.CookieNotebook, secret.Reveal(), 0))
+	http.SetCookie(w, p.cookie(hub.CookieTicket, "", -1))
+	http.Redirect(w, r, hub.LocalPath(t.Next, o.Base(), o.Base()), http.StatusFound)
+	return nil
+}
+
+// notRunning leads a person to the start page, and tells a program as JupyterHub does: 424.
+func (p *Proxy) notRunning(w http.ResponseWriter, r *http.Request, key hub.ServerKey) error {
+	if isNavigation(r) {
+		page := "spawn/" + key.User.String()
+		if key.Server.String() != "" {
+			page += "/" + key.Server.String()
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		http.Redirect(w, r, p.cfg.Origins.HubURL(page+"?next="+url.QueryEscape(r.URL.RequestURI())), http.StatusFound)
+		return nil
+	}
+	w.Header().Set("Retry-After", "5")
+	return &statusError{http.StatusFailedDependency, "this server is not running", "start it at " + p.cfg.Origins.HubURL("home")}
+}
+
+// serveNotice hands the lab extension's question to the hub: this caller may ask for this server.
+func (p *Proxy) serveNotice(w http.ResponseWriter, r *http.Request, key hub.ServerKey) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		return &statusError{http.StatusMethodNotAllowed, "this address takes GET and POST", ""}
+	}
+	return p.pass(w, r, p.cfg.Edge, func(out *http.Request) {
+		out.URL.Path, out.URL.RawPath, out.URL.RawQuery = "/notice/"+key.Label(), "", ""
+		out.Header.Del("Cookie")
+		out.Header.Del("Authorization")
+	}, nil)
+}
+
+// serveHub hands a request to the hub's own pages.
+func (p *Proxy) serveHub(w http.ResponseWriter, r *http.Request) error {
+	if isUpgrade(r) {
+		return &statusError{http.StatusBadRequest, "the hub speaks plain HTTP here", ""}
+	}
+	return p.pass(w, r, p.cfg.Hub, nil, nil)
+}

@@ -1,0 +1,141 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"carrel/hub"
+)
+
+// statusError is a refusal of the proxy's own, with a status that no hub.Kind has.
+type statusError struct {
+	status          int
+	message, remedy string
+}
+
+func (e *statusError) Error() string { return e.message }
+
+// statusOf gives an error's status and what people are told.
+func statusOf(err error) (status int, message, remedy string) {
+	var own *statusError
+	if errors.As(err, &own) {
+		return own.status, own.message, own.remedy
+	}
+	message, remedy = hub.Public(err)
+	switch hub.KindOf(err) {
+	case hub.Invalid:
+		status = http.StatusBadRequest
+	case hub.Unauthenticated:
+		status = http.StatusUnauthorized
+	case hub.Forbidden:
+		status = http.StatusForbidden
+	case hub.NotFound:
+		status = http.StatusNotFound
+	case hub.Conflict:
+		status = http.StatusConflict
+	case hub.TooMany:
+		status = http.StatusTooManyRequests
+	case hub.Unavailable:
+		status = http.StatusServiceUnavailable
+	case hub.Canceled:
+		return 499, "", ""
+	default:
+		status, message, remedy = http.StatusInternalServerError, "something went wrong here", "try again; if it happens again, tell an administrator the time"
+	}
+	return status, message, remedy
+}
+
+var page = template.Must(template.New("error").Parse(`<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{.Message}}</title></head>
+<body><main><h1>{{.Message}}</h1><p>{{.Remedy}}</p><p><a href="{{.Home}}">Go to the home page</a></p></main></body></html>
+`))
+
+// refuse answers with an error: a small page to people, JSON to programs.
+func (p *Proxy) refuse(w *recorder, r *http.Request, err error) {
+	status, message, remedy := statusOf(err)
+	if w.status != 0 || status == 499 {
+		return // too late to say anything
+	}
+	h := w.Header()
+	for _, name := range []string{"Content-Length", "Content-Encoding", "Etag", "Last-Modified", "Content-Disposition"} {
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	if status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", "2")
+	}
+	if isNavigation(r) {
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		_ = page.Execute(w, map[string]string{"Message": sentence(message), "Remedy": sentence(remedy), "Home": p.cfg.Origins.HubURL("home")}) // the reader may be gone
+		return
+	}
+	h.Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"status": status, "message": message, "remedy": remedy}) // likewise
+}
+
+func sentence(s string) string {
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}
+
+// recorder knows what was answered, for the log.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 || r.status < 200 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// log writes one event per request. Successful reads are at debug: JupyterLab polls by the thousand.
+func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error) {
+	level := slog.LevelDebug
+	switch {
+	case w.status >= 500:
+		level = slog.LevelWarn
+	case w.status >= 400 || r.Method != http.MethodGet && r.Method != http.MethodHead:
+		level = slog.LevelInfo
+	}
+	if !p.cfg.Logger.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method), slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Int("status", w.status),
+		slog.Int64("bytes", w.bytes), slog.Duration("took", took), slog.String("client", p.client(r).String()),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	p.cfg.Logger.LogAttrs(context.WithoutCancel(r.Context()), level, "request", attrs...)
+}
