@@ -112,3 +112,12 @@ func Public(err error) (message, remedy string) {
 	}
 	return e.Message, e.Remedy
 }
+
+// FieldOf is the input field at fault, if one is named; an Internal error names none.
+func FieldOf(err error) string {
+	var e *Error
+	if !errors.As(err, &e) || e.Kind == Internal {
+		return ""
+	}
+	return e.Field
+}

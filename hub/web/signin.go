@@ -1,0 +1,133 @@
+package web
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"carrel/hub"
+)
+
+func (w *Web) root(rw http.ResponseWriter, r *http.Request) error {
+	http.Redirect(rw, r, w.path("home"), http.StatusFound)
+	return nil
+}
+
+func (w *Web) loginURL(next string) string {
+	return w.path("login") + "?next=" + url.QueryEscape(next)
+}
+
+// next is where a visitor wants to go, if it is a place of ours.
+func (w *Web) next(text string) string {
+	return hub.LocalPath(text, w.cfg.Origins.Base(), w.path("home"))
+}
+
+// login shows the ways to sign in; where there is one only, it is taken.
+func (w *Web) login(rw http.ResponseWriter, r *http.Request) error {
+	next := w.next(r.URL.Query().Get("next"))
+	if _, err := w.visitor(r); err == nil {
+		http.Redirect(rw, r, next, http.StatusFound)
+		return nil
+	}
+	providers := w.cfg.Auth.Providers()
+	if len(providers) == 1 && !r.URL.Query().Has("choose") {
+		http.Redirect(rw, r, w.cfg.Auth.LoginPath(providers[0].Name, next), http.StatusFound)
+		return nil
+	}
+	type choice struct{ Title, URL string }
+	view := struct{ Providers []choice }{}
+	for _, p := range providers {
+		view.Providers = append(view.Providers, choice{p.Title, w.cfg.Auth.LoginPath(p.Name, next)})
+	}
+	rw.Header().Set("Cache-Control", "no-store")
+	return w.render(rw, http.StatusOK, "login", frame{Title: "Sign in"}, view)
+}
+
+// logout ends the session here, with the notebooks' and their websockets, then at the provider.
+func (w *Web) logout(rw http.ResponseWriter, r *http.Request) error {
+	to := w.path("signed-out")
+	v, err := w.visitor(r)
+	switch {
+	case err == nil:
+		if _, err := w.cfg.Sessions.EndSessions(r.Context(), hub.SessionQuery{Hash: v.session.Hash}); err != nil {
+			return err
+		}
+		if at, ok := w.cfg.Auth.EndSessionURL(r.Context(), v.session); ok {
+			to = at
+		}
+	case hub.KindOf(err) != hub.Unauthenticated:
+		return err
+	}
+	for _, name := range []string{hub.CookieSession, hub.CookieSignIn} {
+		http.SetCookie(rw, &http.Cookie{Name: w.cfg.Origins.Cookie(name), Path: "/", MaxAge: -1, HttpOnly: true, Secure: w.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode})
+	}
+	rw.Header().Set("Cache-Control", "no-store")
+	http.Redirect(rw, r, to, http.StatusSeeOther)
+	return nil
+}
+
+func (w *Web) signedOut(rw http.ResponseWriter, _ *http.Request) error {
+	return w.render(rw, http.StatusOK, "signedout", frame{Title: "Signed out"}, struct{ Login string }{w.path("login")})
+}
+
+const ticketLife = time.Minute
+
+// ticket lets the browser that waits on a notebook's host open a session there (see hub.Ticket).
+func (w *Web) ticket(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	o, q := w.cfg.Origins, r.URL.Query()
+	host, next := strings.ToLower(q.Get("host")), q.Get("next")
+	bad := &hub.Error{Kind: hub.Invalid, Op: "make ticket", Field: "next", Message: "this link leads to no notebook", Remedy: "open the notebook from your servers"}
+	place := o.Classify(host)
+	prefix := o.Base() + "user/"
+	if !place.Notebooks || hub.LocalPath(next, prefix, "") == "" || len(q.Get("browser")) != 64 {
+		return bad
+	}
+	u, err := url.Parse(next)
+	if err != nil {
+		return bad
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(u.Path, prefix), "/")
+	key, err := hub.ParseServerKey(name, "")
+	if err != nil || o.Host(key.User) != host {
+		return bad
+	}
+	if err := hub.Access(v.Principal, key, "", o.AdminAccess(w.cfg.Servers.Policy().AdminAccess)); err != nil {
+		return err
+	}
+	secret := hub.RandomSecret()
+	t := hub.Ticket{Parent: v.session.Hash, Host: host, Browser: hub.SecretHash(q.Get("browser")), Next: next}
+	if err := w.cfg.Tickets.PutTicket(r.Context(), secret.Hash(), t, ticketLife); err != nil {
+		return err
+	}
+	rw.Header().Set("Referrer-Policy", "no-referrer")
+	http.Redirect(rw, r, o.ServerOrigin(key.User)+o.Base()+"carrel-enter?ticket="+url.QueryEscape(secret.Reveal()), http.StatusFound)
+	return nil
+}
+
+// userRedirect leads to the same page of whoever is signed in, as JupyterHub's does.
+func (w *Web) userRedirect(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	rest := r.PathValue("rest")
+	if r.URL.RawQuery != "" {
+		rest += "?" + r.URL.RawQuery
+	}
+	target := w.cfg.Origins.ServerPath(hub.ServerKey{User: v.User}) + rest
+	if hub.LocalPath(target, w.cfg.Origins.Base(), "") == "" {
+		return hub.Errorf(hub.Invalid, "redirect", "this link leads nowhere")
+	}
+	http.Redirect(rw, r, w.cfg.Origins.ServerOrigin(v.User)+target, http.StatusFound)
+	return nil
+}
+
+// target parses the path's server, and checks that the visitor may start and stop it.
+func (w *Web) target(_ context.Context, r *http.Request, v visitor) (hub.ServerKey, error) {
+	key, err := hub.ParseServerKey(r.PathValue("user"), r.PathValue("server"))
+	if err != nil {
+		return hub.ServerKey{}, err
+	}
+	if !v.Can(hub.ScopeServers, key.User) {
+		return hub.ServerKey{}, &hub.Error{Kind: hub.Forbidden, Op: "authorise", Message: "this server is someone else's", Remedy: "go to your own servers"}
+	}
+	return key, nil
+}
