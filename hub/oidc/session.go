@@ -3,6 +3,7 @@ package oidc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -100,7 +101,7 @@ func (a *Auth) bind(ctx context.Context, u hub.User) (hub.User, error) {
 	taken := func(cause error) error {
 		return &hub.Error{
 			Kind: hub.Forbidden, Op: opSignIn, Message: "the name " + u.Name.String() + " belongs to another account at this hub",
-			Remedy: "ask your administrator, who can give the name to you", Err: cause,
+			Remedy: "ask your administrator, who can give the name to you", Err: errors.Join(errOut, cause),
 		}
 	}
 	u.ID = a.cfg.Keyring.UserID(u.Identity)

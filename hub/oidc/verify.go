@@ -91,6 +91,7 @@ type logoutToken struct {
 	subject string
 	sid     string
 	id      string
+	issued  time.Time
 	expires time.Time
 }
 
@@ -104,7 +105,8 @@ func (p *provider) verifyLogout(ctx context.Context, d *discovered, raw string) 
 		return bad("a token of type " + plain(typ) + " is no logout token")
 	}
 	var fetch error
-	t, err := d.backch.VerifyLogout(context.WithValue(ctx, fetchKey{}, &fetch), raw)
+	ctx = context.WithValue(ctx, fetchKey{}, &fetch)
+	t, claims, err := d.readLogout(ctx, raw)
 	if fetch != nil {
 		return logoutToken{}, p.away(fetch)
 	}
@@ -112,19 +114,48 @@ func (p *provider) verifyLogout(ctx context.Context, d *discovered, raw string) 
 		return bad(err.Error())
 	}
 	// go-oidc asks for the event and refuses a nonce, but reads names in any case and takes any value.
-	var claims map[string]json.RawMessage
 	var events map[string]map[string]any
-	if t.Claims(&claims) != nil || json.Unmarshal(claims["events"], &events) != nil || events["http://schemas.openid.net/event/backchannel-logout"] == nil {
+	if json.Unmarshal(claims["events"], &events) != nil || events["http://schemas.openid.net/event/backchannel-logout"] == nil {
 		return bad("the event is missing or no object")
 	}
 	now := p.now()
 	switch {
-	case t.IssuedAt.Unix() <= 0 || t.IssuedAt.After(now.Add(clockSkew)):
+	case t.issued.Unix() <= 0 || t.issued.After(now.Add(clockSkew)):
 		return bad("iat is missing or in the future")
-	case t.Expiry.Sub(t.IssuedAt) > 24*time.Hour:
+	case t.expires.Before(now):
+		return bad("the token is over")
+	case t.expires.Sub(t.issued) > 24*time.Hour:
 		return bad("the token lives too long for its use to be remembered")
-	case len(t.Subject) > 255 || len(t.SessionID) > 255 || len(t.TokenID) > 1024:
+	case len(t.subject) > 255 || len(t.sid) > 255 || len(t.id) > 1024:
 		return bad("a claim is too long")
 	}
-	return logoutToken{t.Subject, t.SessionID, t.TokenID, t.Expiry}, nil
+	return t, nil
+}
+
+// undatedLifetime is how long a logout token without exp counts from its iat. The drafts before the
+// final specification had none, and providers such as Glewlwyd still send them so.
+const undatedLifetime = 2 * time.Minute
+
+// readLogout verifies a logout token's signature, issuer, audience and form.
+func (d *discovered) readLogout(ctx context.Context, raw string) (logoutToken, map[string]json.RawMessage, error) {
+	var claims map[string]json.RawMessage
+	t, err := d.backch.VerifyLogout(ctx, raw)
+	if err == nil {
+		err = t.Claims(&claims)
+		return logoutToken{t.Subject, t.SessionID, t.TokenID, t.IssuedAt, t.Expiry}, claims, err
+	}
+	undated, undatedErr := d.undated.Verify(ctx, raw)
+	if undatedErr != nil || undated.Claims(&claims) != nil {
+		return logoutToken{}, nil, err
+	}
+	var rest struct {
+		ID  string `json:"jti"`
+		SID string `json:"sid"`
+	}
+	_, dated := claims["exp"]
+	_, nonce := claims["nonce"]
+	if undated.Claims(&rest) != nil || dated || nonce || rest.ID == "" || undated.Subject == "" && rest.SID == "" {
+		return logoutToken{}, nil, err
+	}
+	return logoutToken{undated.Subject, rest.SID, rest.ID, undated.IssuedAt, undated.IssuedAt.Add(undatedLifetime)}, claims, nil
 }
