@@ -36,7 +36,7 @@ type Config struct {
 
 	Lifetime  time.Duration // of a session, at most; default 14 days
 	Idle      time.Duration // a session unused for so long ends; 0: never
-	SignedOut string        // where the browser goes after signing out at the provider; default the sign-in page
+	SignedOut string        // where the browser goes after signing out at the provider; default the page that says so
 
 	RenderError func(http.ResponseWriter, *http.Request, error)
 	ClientAddr  func(*http.Request) string // the browser's address; nil: the peer's
@@ -120,7 +120,7 @@ func (c *Config) check() error {
 		c.ClientAddr = func(r *http.Request) string { return r.RemoteAddr }
 	}
 	if c.SignedOut == "" {
-		c.SignedOut = c.Origins.HubPath("login")
+		c.SignedOut = c.Origins.HubPath("signed-out")
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func newHub(t testing.TB, change func(*Config), providers ...ProviderConfig) *te
 	mux := http.NewServeMux()
 	h.auth.Mount(mux)
 	mux.HandleFunc("GET /hub/home", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "home") })
-	mux.HandleFunc("GET /hub/login", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "sign-in page") })
+	mux.HandleFunc("GET /hub/signed-out", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "signed out") })
 	srv.Config.Handler = http.NewCrossOriginProtection().Handler(mux)
 	srv.Start()
 	return h

@@ -251,7 +251,7 @@ func TestEndSessionURL(t *testing.T) {
 	if address, _ = h.auth.EndSessionURL(t.Context(), s); strings.Contains(address, "id_token_hint") {
 		t.Error("another session's token was used")
 	}
-	if p := b.step(h.url + "/hub/oidc/main/logged-out?state=x"); p.status != http.StatusSeeOther || p.header.Get("Location") != "/hub/login" {
+	if p := b.step(h.url + "/hub/oidc/main/logged-out?state=x"); p.status != http.StatusSeeOther || p.header.Get("Location") != "/hub/signed-out" {
 		t.Errorf("logged-out: %d to %q", p.status, p.header.Get("Location"))
 	}
 	s.Provider = "gone"

@@ -3,6 +3,7 @@ package oidc
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"golang.org/x/time/rate"
@@ -57,9 +58,9 @@ func (a *Auth) Providers() []ProviderInfo {
 	return list
 }
 
-// LoginPath is where a browser begins to sign in with a provider.
-func (a *Auth) LoginPath(provider string) string {
-	return a.cfg.Origins.HubPath("oidc/" + provider + "/login")
+// LoginPath is where a browser begins to sign in with a provider, and comes back to next from.
+func (a *Auth) LoginPath(provider, next string) string {
+	return a.cfg.Origins.HubPath("oidc/"+provider+"/login") + "?next=" + url.QueryEscape(next)
 }
 
 // Check asks every provider for its discovery document; the errors are by provider name.

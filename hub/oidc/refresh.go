@@ -81,7 +81,7 @@ func (a *Auth) round(ctx context.Context) error {
 	})
 }
 
-// due is a session whose groups are old, with what was made from it.
+// due is a session whose groups are old.
 type due struct {
 	hub.Session
 	p      *provider
@@ -91,17 +91,12 @@ type due struct {
 func (a *Auth) refreshDue(ctx context.Context, hold func() error) error {
 	now := a.cfg.Now()
 	var todo []due
-	children := map[hub.SecretHash][]hub.SecretHash{}
 	for s, err := range a.cfg.Sessions.Sessions(ctx) {
 		if err != nil {
 			return err
 		}
-		if s.Parent != "" {
-			children[s.Parent] = append(children[s.Parent], s.Hash)
-			continue
-		}
 		p, ok := a.provider(s.Provider)
-		if !ok || p.cfg.RefreshEvery == 0 || p.cfg.Issuer != s.Identity.Issuer {
+		if !ok || s.Parent != "" || p.cfg.RefreshEvery == 0 || p.cfg.Issuer != s.Identity.Issuer {
 			continue
 		}
 		if t, ok := a.openTokens(s); ok && t.Refresh != "" && now.Sub(t.Refreshed) >= p.cfg.RefreshEvery {
@@ -128,7 +123,7 @@ func (a *Auth) refreshDue(ctx context.Context, hold func() error) error {
 		}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			err := a.refresh(ctx, s, children[s.Hash])
+			err := a.refresh(ctx, s)
 			if err == nil || ctx.Err() != nil {
 				return
 			}
@@ -147,7 +142,7 @@ func (a *Auth) refreshDue(ctx context.Context, hold func() error) error {
 
 // refresh asks the provider about one session's person again. Who is no longer known there, or may
 // no longer in, is signed out; a provider that is away changes nothing.
-func (a *Auth) refresh(ctx context.Context, s due, children []hub.SecretHash) error {
+func (a *Auth) refresh(ctx context.Context, s due) error {
 	d, err := s.p.discover(ctx)
 	if err != nil {
 		return err
@@ -178,19 +173,16 @@ func (a *Auth) refresh(ctx context.Context, s due, children []hub.SecretHash) er
 	if errors.Is(err, errOut) && !who.partial {
 		return a.signOut(ctx, s, hub.SessionQuery{Identity: s.Identity}, err.Error())
 	}
-	apply := func(o *hub.Session) {
+	if err == nil && s.Admin && !user.Admin {
+		// The notebooks' sessions were copied from this one: with it, all that an administrator could open closes.
+		return a.signOut(ctx, s, hub.SessionQuery{Hash: s.Hash}, "no longer an administrator")
+	}
+	return errors.Join(err, a.change(ctx, s.Hash, func(o *hub.Session) {
+		o.Tokens = a.sealTokens(o.Hash, tokens)
 		if err == nil {
 			o.Groups, o.Admin = user.Groups, user.Admin
 		}
-	}
-	failed := a.change(ctx, s.Hash, func(o *hub.Session) {
-		o.Tokens = a.sealTokens(o.Hash, tokens)
-		apply(o)
-	})
-	for _, child := range children {
-		failed = errors.Join(failed, a.change(ctx, child, apply))
-	}
-	return errors.Join(err, failed)
+	}))
 }
 
 // change rewrites what is kept of a session; one that ended meanwhile stays ended.
