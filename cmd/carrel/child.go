@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"carrel/hub"
+)
+
+// handover is what the hub tells its proxy child over a pipe: never over argv or the environment,
+// which others can read. The pipe then stays open; its end means that the hub is gone.
+type handover struct {
+	Keyring        []byte        `json:"keyring"` // hub.Keyring.ForProxy
+	RedisURL       string        `json:"redis_url"`
+	RedisPrefix    string        `json:"redis_prefix"`
+	RedisCA        []byte        `json:"redis_ca,omitempty"`
+	Origins        originsConfig `json:"origins"`
+	AdminAccess    bool          `json:"admin_access"`
+	TrustedProxies []string      `json:"trusted_proxies"`
+	Hub            string        `json:"hub"`
+	Edge           string        `json:"edge"`
+	RedisGrace     time.Duration `json:"redis_grace"`
+	LogLevel       string        `json:"log_level"`
+	LogFormat      string        `json:"log_format"`
+	Cert           []byte        `json:"cert,omitempty"`
+	Key            []byte        `json:"key,omitempty"`
+	Listeners      int           `json:"listeners"` // how many, from descriptor 4 on
+}
+
+type originsConfig struct {
+	Mode         hub.OriginMode `json:"mode"`
+	PublicURL    string         `json:"public_url"`
+	NotebookHost string         `json:"notebook_host"`
+}
+
+func (o originsConfig) origins() (hub.Origins, error) {
+	return hub.NewOrigins(o.Mode, o.PublicURL, o.NotebookHost)
+}
+
+const (
+	handoverFD    = 3
+	childGrace    = 15 * time.Second
+	childCommand  = "proxy-child"
+	firstListener = 4
+)
+
+// proxyChild keeps one proxy process running: with a uid of its own, no Docker socket and no
+// capability. The listeners stay open here, so that a crashed child is replaced with no refused
+// connection.
+type proxyChild struct {
+	hand      handover
+	listeners []*os.File
+	uid, gid  int // 0: this process's own
+	logger    *slog.Logger
+}
+
+// newProxyChild duplicates the listeners' descriptors for the child.
+func newProxyChild(hand handover, listeners []net.Listener, uid, gid int, logger *slog.Logger) (*proxyChild, error) {
+	c := &proxyChild{hand: hand, uid: uid, gid: gid, logger: logger}
+	for _, l := range listeners {
+		tcp, ok := l.(*net.TCPListener)
+		if !ok {
+			return nil, hub.Errorf(hub.Internal, "hand listener over", "it is no TCP listener")
+		}
+		f, err := tcp.File()
+		if err != nil {
+			return nil, hub.Wrap(hub.Internal, "hand listener over", err)
+		}
+		c.listeners = append(c.listeners, f)
+	}
+	c.hand.Listeners = len(c.listeners)
+	return c, nil
+}
+
+// Run starts the child, and again whenever it ends, until ctx does; then it asks it to drain and waits.
+func (c *proxyChild) Run(ctx context.Context) error {
+	defer func() {
+		for _, f := range c.listeners {
+			f.Close() //nolint:errcheck // the process ends with them
+		}
+	}()
+	wait := 100 * time.Millisecond
+	for {
+		began := time.Now()
+		err := c.once(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(began) > time.Minute {
+			wait = 100 * time.Millisecond
+		}
+		c.logger.ErrorContext(ctx, "proxy ended; starting it again", "error", err, "after", wait)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 10*time.Second)
+	}
+}
+
+// once runs one child to its end.
+func (c *proxyChild) once(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	var closeWrite = sync.OnceFunc(func() { write.Close() }) //nolint:errcheck // its end is the message
+	defer closeWrite()
+	cmd := exec.Command(self, childCommand) //nolint:gosec,noctx // our own binary; ended by hand so that it can drain
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "GODEBUG=" + os.Getenv("GODEBUG")}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = append([]*os.File{read}, c.listeners...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the hub alone
+	if os.Geteuid() == 0 && c.uid != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)} //nolint:gosec // checked by config
+	}
+	if err := cmd.Start(); err != nil {
+		read.Close() //nolint:errcheck // the start failed
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	read.Close() //nolint:errcheck // the child has its own
+	if err := json.NewEncoder(write).Encode(c.hand); err != nil {
+		c.logger.ErrorContext(ctx, "handover failed", "error", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // joined below
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	closeWrite()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(childGrace):
+		cmd.Process.Kill() //nolint:errcheck // it may have ended just now
+		return <-ended
+	}
+}
+
+// receiveHandover reads what the parent sends, and returns a context that ends with the parent.
+func receiveHandover(ctx context.Context) (context.Context, handover, []net.Listener, error) {
+	pipe := os.NewFile(handoverFD, "handover")
+	if pipe == nil {
+		return nil, handover{}, nil, errors.New("this command is started by carrel serve only")
+	}
+	var h handover
+	dec := json.NewDecoder(pipe)
+	if err := dec.Decode(&h); err != nil {
+		return nil, handover{}, nil, fmt.Errorf("this command is started by carrel serve only: %w", err)
+	}
+	var listeners []net.Listener
+	for i := range h.Listeners {
+		f := os.NewFile(uintptr(firstListener+i), "listener") //nolint:gosec // a small number
+		l, err := net.FileListener(f)
+		f.Close() //nolint:errcheck // FileListener has its own
+		if err != nil {
+			return nil, handover{}, nil, fmt.Errorf("take listener over: %w", err)
+		}
+		listeners = append(listeners, l)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { // ends with the process, or when the parent does
+		io.Copy(io.Discard, pipe) //nolint:errcheck // any end is the end
+		cancel()
+	}()
+	return ctx, h, listeners, nil
+}
+
+// dropPrivileges makes sure that this process can gain no right that it does not have.
+func dropPrivileges() error {
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 && errno != syscall.ENOTSUP {
+		return fmt.Errorf("set no_new_privs: %w", errno)
+	}
+	return nil
+}

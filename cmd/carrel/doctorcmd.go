@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"carrel/hub"
+)
+
+// finding is what one check of doctor's says.
+type finding struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // ok, warn or fail
+	Found  string `json:"found"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func doctorCommand(f *flags) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use: "doctor", Short: "Check Docker, Redis, provider, image, mounts, ports and clock, and say what to do", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := openDeployment(f)
+			if err != nil {
+				return err
+			}
+			findings := d.examine(cmd.Context())
+			if asJSON {
+				err = json.NewEncoder(cmd.OutOrStdout()).Encode(findings)
+			} else {
+				for _, x := range findings {
+					fmt.Fprintf(cmd.OutOrStdout(), "%-5s %-14s %s\n", x.Status, x.Name, x.Found)
+					if x.Remedy != "" {
+						fmt.Fprintf(cmd.OutOrStdout(), "      %-14s what to do: %s\n", "", x.Remedy)
+					}
+				}
+			}
+			for _, x := range findings {
+				if x.Status == "fail" {
+					return errTold
+				}
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// examine makes every check side by side, each within ten seconds.
+func (d *deployment) examine(ctx context.Context) []finding {
+	checks := []func(context.Context) []finding{d.checkDocker, d.checkRedis, d.checkProviders, d.checkTools, d.checkPorts, d.checkDisk}
+	results := make([][]finding, len(checks))
+	var wg sync.WaitGroup
+	for i, check := range checks {
+		wg.Go(func() {
+			ctx, done := context.WithTimeout(ctx, 10*time.Second)
+			defer done()
+			results[i] = check(ctx)
+		})
+	}
+	wg.Wait()
+	var all []finding
+	for _, r := range results {
+		all = append(all, r...)
+	}
+	return all
+}
+
+func ok(name, found string) finding { return finding{name, "ok", found, ""} }
+
+func (d *deployment) checkDocker(ctx context.Context) []finding {
+	driver, err := d.driver()
+	if err != nil {
+		return []finding{{"Docker", "fail", err.Error(), "set spawner.docker.host"}}
+	}
+	defer driver.Close() //nolint:errcheck // the process ends with it
+	facts, err := driver.Facts(ctx)
+	if err != nil {
+		return []finding{{"Docker", "fail", "it does not answer", "start it, or set spawner.docker.host"}}
+	}
+	fs := []finding{ok("Docker", facts.Version+", "+facts.StorageDriver+", cgroup v"+facts.CgroupVersion)}
+	if !facts.LiveRestore {
+		fs = append(fs, finding{"live restore", "warn", "off: notebooks end when dockerd restarts", `set "live-restore": true in /etc/docker/daemon.json`})
+	}
+	if !facts.Seccomp {
+		fs = append(fs, finding{"seccomp", "fail", "not available", "use a kernel and a Docker with seccomp"})
+	}
+	image := d.cfg.Image.Name
+	if opts, err := d.imageOptions(); err == nil && image == "" {
+		image = opts.Name()
+	}
+	if _, present, err := driver.ImageLabels(ctx, image); err == nil && present {
+		fs = append(fs, ok("kernel image", image))
+	} else {
+		fs = append(fs, finding{"kernel image", "warn", image + " is not there", "carrel image build, or wait for the first carrel serve"})
+	}
+	return fs
+}
+
+func (d *deployment) checkRedis(ctx context.Context) []finding {
+	address := d.cfg.Redis.URL
+	if address == "" {
+		path, err := exec.LookPath("redis-server")
+		if err != nil {
+			return []finding{{"Redis", "fail", "redis-server is not installed", "install redis-server, or set redis.url"}}
+		}
+		s, err := d.redisServer()
+		if err != nil {
+			return []finding{{"Redis", "fail", err.Error(), "choose a shorter state_dir"}}
+		}
+		address = s.HubURL()
+		if _, err := os.Stat(d.state.redisSocket() + "/redis.sock"); err != nil {
+			return []finding{ok("Redis", "private, not running now ("+path+")")}
+		}
+	}
+	store, err := d.store(address)
+	if err != nil {
+		message, remedy := hub.Public(err)
+		return []finding{{"Redis", "fail", message, remedy}}
+	}
+	defer store.Close() //nolint:errcheck // the process ends with it
+	facts, err := store.Facts(ctx)
+	if err != nil {
+		return []finding{{"Redis", "fail", "it does not answer", "check redis.url, and that Redis runs"}}
+	}
+	fs := []finding{ok("Redis", facts.Version)}
+	if facts.Evicts {
+		fs = append(fs, finding{"Redis memory", "warn", "it evicts keys: sessions can vanish", "set maxmemory-policy noeviction"})
+	}
+	if !facts.Persisted {
+		fs = append(fs, finding{"Redis disk", "warn", "it is not append-only: a restart signs people out", "set appendonly yes"})
+	}
+	return fs
+}
+
+func (d *deployment) checkProviders(ctx context.Context) []finding {
+	if len(d.cfg.OIDC.Providers) == 0 {
+		return []finding{{"sign-in", "warn", "the demo provider, for this machine only", "set oidc.providers for real use"}}
+	}
+	var fs []finding
+	for _, p := range d.cfg.OIDC.Providers {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
+		if err != nil {
+			continue // refused by config
+		}
+		began := time.Now()
+		res, err := http.DefaultClient.Do(req)
+		if err != nil || res.StatusCode != http.StatusOK {
+			fs = append(fs, finding{"sign-in " + p.Name, "fail", "its discovery document can't be had", "check the issuer, and ca_file if it has a CA of its own"})
+			continue
+		}
+		res.Body.Close() //nolint:errcheck // only its headers count
+		f := ok("sign-in "+p.Name, p.Issuer)
+		if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+			if skew := began.Sub(at).Abs(); skew > 30*time.Second {
+				f = finding{"clock", "fail", fmt.Sprintf("this machine and %s differ by %s", p.Name, skew.Round(time.Second)), "set the clock; tokens are refused otherwise"}
+			}
+		}
+		fs = append(fs, f)
+	}
+	return fs
+}
+
+func (d *deployment) checkTools(context.Context) []finding {
+	if os.Geteuid() != 0 {
+		return []finding{{"rights", "fail", "carrel does not run as root: it can't set up the walls around notebooks", "run it as root; the proxy, which faces the network, gives its rights up"}}
+	}
+	var fs []finding
+	for tool, why := range map[string]string{"nft": "nftables", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "mount": "util-linux"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if _, err := os.Stat("/usr/sbin/" + tool); err != nil {
+				fs = append(fs, finding{"tools", "fail", tool + " is missing", "install " + why})
+			}
+		}
+	}
+	if len(fs) == 0 {
+		fs = append(fs, ok("tools", "nft, mkfs.ext4, mount"))
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil && d.cfg.Spawner.Docker.HomeKind != "volume" {
+		fs = append(fs, finding{"homes", "fail", "there are no loop devices", "load the module loop, or set spawner.docker.home_kind: volume"})
+	}
+	return fs
+}
+
+func (d *deployment) checkPorts(ctx context.Context) []finding {
+	var fs []finding
+	for _, address := range d.cfg.Listen {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", address)
+		switch {
+		case err == nil:
+			l.Close() //nolint:errcheck // only whether it could
+			fs = append(fs, ok("port", address+" is free"))
+		case errors.Is(err, unix.EADDRINUSE) && d.answersAt(ctx, address):
+			fs = append(fs, ok("port", address+" is carrel's"))
+		default:
+			fs = append(fs, finding{"port", "fail", address + " is in use by another program", "stop it, or change listen and public_url"})
+		}
+	}
+	return fs
+}
+
+func (d *deployment) answersAt(ctx context.Context, address string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+d.origins.Base()+"carrel-health", nil)
+	if err != nil {
+		return false
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	res.Body.Close() //nolint:errcheck // only whether it came
+	return res.StatusCode == http.StatusOK
+}
+
+func (d *deployment) checkDisk(context.Context) []finding {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.state.dir, &st); err != nil {
+		return []finding{{"disk", "fail", "state_dir can't be examined", "check state_dir"}}
+	}
+	free := int64(st.Bavail) * st.Bsize //nolint:gosec // far below 2^63
+	if free < 2<<30 {
+		return []finding{{"disk", "warn", fmt.Sprintf("%d MiB are free at %s", free>>20, d.state.dir), "free some space"}}
+	}
+	return []finding{ok("disk", fmt.Sprintf("%d GiB are free at %s", free>>30, d.state.dir))}
+}

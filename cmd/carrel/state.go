@@ -1,0 +1,102 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"carrel/hub"
+)
+
+// state is the deployment's directory on this host:
+//
+//	<state>/           0711: the proxy's uid passes through, and lists nothing
+//	  secrets/         0700: deployment.key, the demo provider's key
+//	  redis/           the private Redis, when there is one
+//	  docker/          the driver's: homes, bindings, addresses
+//	  demo-users.json  0600
+//	<run>/             0750, the proxy's group: hub.sock, edge.sock, redis.sock
+type state struct {
+	dir, run string
+	proxyGID int
+}
+
+// prepare makes the directories with their modes; it is idempotent.
+func (s state) prepare() error {
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+		gid  int
+	}{{s.dir, 0o711, -1}, {s.secrets(), 0o700, -1}, {s.docker(), 0o711, -1}, {s.run, 0o750, s.proxyGID}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return &hub.Error{Kind: hub.Invalid, Op: "make directory", Field: "state_dir", Message: err.Error(), Remedy: "choose a state_dir that this user can write", Err: err}
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil {
+			return hub.Wrap(hub.Internal, "set directory's mode", err)
+		}
+		if d.gid >= 0 && os.Geteuid() == 0 {
+			if err := os.Chown(d.path, 0, d.gid); err != nil {
+				return hub.Wrap(hub.Internal, "set directory's group", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s state) secrets() string     { return filepath.Join(s.dir, "secrets") }
+func (s state) docker() string      { return filepath.Join(s.dir, "docker") }
+func (s state) redis() string       { return filepath.Join(s.dir, "redis") }
+func (s state) demoUsers() string   { return filepath.Join(s.dir, "demo-users.json") }
+func (s state) hubSocket() string   { return filepath.Join(s.run, "hub.sock") }
+func (s state) edgeSocket() string  { return filepath.Join(s.run, "edge.sock") }
+func (s state) redisSocket() string { return filepath.Join(s.run, "redis") }
+
+// keyring reads the deployment's key, making one at the first start. The key is everything: whoever
+// has it can forge sessions' cookies and servers' tokens, and without it running notebooks are lost.
+func (s state) keyring(deployment string) (*hub.Keyring, error) {
+	path := filepath.Join(s.secrets(), "deployment.key")
+	raw, err := os.ReadFile(path) //nolint:gosec // a path of our own
+	if errors.Is(err, fs.ErrNotExist) {
+		raw, err = makeKey(path)
+	}
+	if err != nil {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "read deployment key", Field: "state_dir", Message: "the deployment key can't be read", Remedy: "run as the user who owns " + path, Err: err}
+	}
+	secret, err := hex.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "read deployment key", Message: path + " does not hold a key", Remedy: "restore it from a backup; without the right key running notebooks can't be reached"}
+	}
+	return hub.NewKeyring(deployment, secret)
+}
+
+// makeKey writes a new key so that a crash leaves either none or a whole one.
+func makeKey(path string) ([]byte, error) {
+	var b [32]byte
+	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	text := []byte(hex.EncodeToString(b[:]) + "\n")
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".deployment.key-*") // mode 0600
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(tmp.Name()) //nolint:errcheck // gone once it is linked
+	if _, err = tmp.Write(text); err == nil {
+		err = tmp.Sync()
+	}
+	if cerr := tmp.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) { // another process was first
+		return os.ReadFile(path) //nolint:gosec // a path of our own
+	} else if err != nil {
+		return nil, fmt.Errorf("keep the new key: %w", err)
+	}
+	return text, nil
+}

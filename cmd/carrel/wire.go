@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"carrel/hub"
+	"carrel/hub/api"
+	"carrel/hub/devidp"
+	"carrel/hub/jupyter"
+	"carrel/hub/oidc"
+	"carrel/hub/redisstore"
+	"carrel/hub/web"
+	"carrel/internal/config"
+	"carrel/internal/httpx"
+	"carrel/proxy"
+	"carrel/spawner/docker"
+)
+
+// deployment is what every command of a deployment needs.
+type deployment struct {
+	cfg     *config.Config
+	origins hub.Origins
+	state   state
+	keys    *hub.Keyring
+	logger  *slog.Logger
+}
+
+func openDeployment(f *flags) (*deployment, error) {
+	cfg, err := f.load()
+	if err != nil {
+		return nil, err
+	}
+	origins, err := cfg.HubOrigins()
+	if err != nil {
+		return nil, err
+	}
+	d := &deployment{cfg: cfg, origins: origins, logger: newLogger(cfg.Log.Level, cfg.Log.Format)}
+	d.state = state{dir: cfg.StateDir, run: cfg.RunDir(), proxyGID: cfg.Proxy.UID}
+	if err := d.state.prepare(); err != nil {
+		return nil, err
+	}
+	d.keys, err = d.state.keyring(cfg.Deployment)
+	return d, err
+}
+
+func (d *deployment) driver() (*docker.Driver, error) {
+	c := d.cfg.Spawner.Docker
+	return docker.New(docker.Config{
+		Host: c.Host, Deployment: d.cfg.Deployment, Keyring: d.keys, StateDir: d.state.docker(), HomeKind: c.HomeKind,
+		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Logger: d.logger,
+	})
+}
+
+func (d *deployment) store(address string) (*redisstore.Store, error) {
+	var ca []byte
+	if path := d.cfg.Redis.CAFile; path != "" {
+		var err error
+		if ca, err = os.ReadFile(path); err != nil { //nolint:gosec // the operator's own choice
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
+		}
+	}
+	return redisstore.New(redisstore.Config{URL: address, CA: ca, Prefix: d.cfg.KeyPrefix(), Logger: d.logger})
+}
+
+// hubParts are the hub process, assembled and not started.
+type hubParts struct {
+	manager *hub.Manager
+	auth    *oidc.Auth
+	driver  *docker.Driver
+	pages   http.Handler // <base>hub/...
+	edge    http.Handler
+	people  []devidp.Person // of the demo provider; nil without it
+}
+
+// assembleHub is where the hub's concrete types meet.
+func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store, policy *atomic.Pointer[hub.Policy]) (*hubParts, error) {
+	manager, err := hub.NewManager(hub.ManagerConfig{
+		Spawner: driver, Servers: store, Routes: store, Users: store, Leases: store, Events: store, Notebook: jupyter.Client{},
+		Keyring: d.keys, Origins: d.origins, Policy: func() hub.Policy { return *policy.Load() }, Logger: d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	providers, idp, people, err := d.providers()
+	if err != nil {
+		return nil, err
+	}
+	// Errors of sign-in are shown in the clothes of the pages, which in turn need sign-in.
+	var pages *web.Web
+	auth, err := oidc.New(oidc.Config{
+		Providers: providers, Origins: d.origins, Keyring: d.keys, Sessions: store, Tickets: store, Users: store, Bindings: driver, Leases: store,
+		Lifetime: time.Duration(d.cfg.Sessions.Lifetime), Idle: time.Duration(d.cfg.Sessions.Idle), SignedOut: d.origins.HubURL("signed-out"),
+		RenderError: func(w http.ResponseWriter, r *http.Request, err error) { pages.RenderError(w, r, err) },
+		ClientAddr:  func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
+		Logger:      d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	pages, err = web.New(web.Config{
+		Origins: d.origins, Sessions: store, Tickets: store, Users: store, Activities: store, Servers: manager, Auth: authForWeb{auth},
+		FormAction: formAction(d.origins, providers), Logger: d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rest, err := api.New(api.Config{
+		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Logger: d.logger,
+		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
+			return httpx.Kit{Logger: d.logger}.Handle(h)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	root := strings.TrimSuffix(d.origins.HubPath(""), "/")
+	mux := http.NewServeMux()
+	mux.Handle(root+"/", http.StripPrefix(root, pages.Handler()))
+	mux.Handle(root+"/oidc/", auth.Handler())
+	mux.Handle(root+"/api/", http.StripPrefix(root+"/api", rest))
+	if idp != nil {
+		mux.Handle(root+"/demo-provider/", idp)
+	}
+	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), people: people}, nil
+}
+
+// authForWeb shows the sign-in adapter to the pages.
+type authForWeb struct{ *oidc.Auth }
+
+// Providers implements [web.Auth].
+func (a authForWeb) Providers() []web.Provider {
+	var list []web.Provider
+	for _, p := range a.Auth.Providers() {
+		list = append(list, web.Provider(p))
+	}
+	return list
+}
+
+// providers are the configured ones, or the demo provider on a loopback address.
+func (d *deployment) providers() ([]oidc.ProviderConfig, *devidp.Provider, []devidp.Person, error) {
+	if len(d.cfg.OIDC.Providers) == 0 {
+		return d.demoProvider()
+	}
+	var list []oidc.ProviderConfig
+	for _, p := range d.cfg.OIDC.Providers {
+		list = append(list, oidc.ProviderConfig{
+			Name: p.Name, Title: p.Title, Issuer: p.Issuer, ClientID: p.ClientID, ClientSecret: hub.NewSecret(p.ClientSecret), Scopes: p.Scopes,
+			UsernameClaim: p.UsernameClaim, GroupsClaim: p.GroupsClaim, RefreshEvery: time.Duration(p.RefreshEvery), FrontChannel: p.FrontChannel, CAFile: p.CAFile,
+			Allowed: oidc.Allowed{Everyone: p.Everyone, Users: p.AllowedUsers, Groups: p.AllowedGroups, EmailDomains: p.AllowedDomains},
+			Admins:  oidc.Admins{Users: p.AdminUsers, Groups: p.AdminGroups},
+		})
+	}
+	return list, nil, nil, nil
+}
+
+const demoClient = "carrel"
+
+func (d *deployment) demoProvider() ([]oidc.ProviderConfig, *devidp.Provider, []devidp.Person, error) {
+	people, _, err := devidp.LoadPeople(d.state.demoUsers(), d.cfg.Demo.People)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	issuer := d.origins.HubURL("demo-provider")
+	at := func(page string) string { return d.origins.HubURL("oidc/demo/" + page) }
+	secret := d.keys.Password("demo-client")
+	idp, err := devidp.New(devidp.Config{
+		Issuer: issuer, People: people, Dir: d.state.secrets(), Logger: d.logger,
+		Trusted: func(*http.Request) bool { return true }, // hub.sock is reached by our proxy alone
+		Clients: []devidp.Client{{
+			ID: demoClient, Secret: secret, RedirectURIs: []string{at("callback")},
+			PostLogoutRedirectURIs: []string{at("logged-out")}, BackChannelLogoutURI: "",
+		}},
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return []oidc.ProviderConfig{{
+		Name: "demo", Title: "Demo accounts", Issuer: issuer, ClientID: demoClient, ClientSecret: secret, RefreshEvery: 15 * time.Minute,
+		Allowed: oidc.Allowed{Everyone: true}, Admins: oidc.Admins{Groups: []string{devidp.AdminGroup}}, Transport: idp.Transport(),
+	}}, idp, people, nil
+}
+
+// formAction lists the origins that our forms lead to by redirect: the notebooks' and the providers'.
+func formAction(o hub.Origins, providers []oidc.ProviderConfig) string {
+	var list []string
+	if u, err := url.Parse(o.ServerOrigin(hub.UserName{})); err == nil {
+		host := u.Host
+		if o.Mode() == hub.Subdomains {
+			host = "*." + strings.TrimPrefix(host, ".")
+		}
+		list = append(list, u.Scheme+"://"+host)
+	}
+	for _, p := range providers {
+		if u, err := url.Parse(p.Issuer); err == nil {
+			list = append(list, u.Scheme+"://"+u.Host)
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+// newProxy assembles a proxy from what it was handed.
+func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, error) {
+	origins, err := h.Origins.origins()
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := hub.UnmarshalKeyring(h.Keyring)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := redisstore.New(redisstore.Config{URL: h.RedisURL, CA: h.RedisCA, Prefix: h.RedisPrefix, Logger: logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	var trusted []netip.Prefix
+	for _, t := range h.TrustedProxies {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			return nil, nil, hub.Wrap(hub.Invalid, "read trusted proxies", err)
+		}
+		trusted = append(trusted, p)
+	}
+	hubAt, err := hub.ParseEndpoint(h.Hub)
+	if err != nil {
+		return nil, nil, err
+	}
+	edgeAt, err := hub.ParseEndpoint(h.Edge)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := proxy.New(proxy.Config{
+		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Events: store,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Logger: logger,
+	})
+	return p, store, err
+}
+
+// handover is what a proxy of this deployment needs to know; address is Redis's.
+func (d *deployment) handover(address string) handover {
+	return handover{
+		Keyring: d.keys.ForProxy().Marshal(), RedisURL: address, RedisPrefix: d.cfg.KeyPrefix(),
+		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
+		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
+		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
+	}
+}
+
+// listenUnix makes a socket that the proxy's group may use.
+func (d *deployment) listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, hub.Wrap(hub.Unavailable, "replace socket", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, hub.Wrap(hub.Unavailable, "listen on socket", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // the proxy's group
+		return nil, hub.Wrap(hub.Unavailable, "set socket's mode", err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, 0, d.state.proxyGID); err != nil {
+			return nil, hub.Wrap(hub.Unavailable, "give socket to the proxy", err)
+		}
+	}
+	return l, nil
+}
