@@ -35,13 +35,15 @@ const provider = new Provider(config.issuer, {
     rpInitiatedLogout: { enabled: true },
     devInteractions: { enabled: true },
   },
+  // Without the agent that refuses loopback addresses: the hub under test is on one.
+  fetch: (url, { dispatcher, ...options }) => globalThis.fetch(url, options),
   async findAccount(_, id) {
     const person = config.people[id]
     if (!person) return undefined
     return { accountId: id, claims: async () => ({ sub: id, ...person }) }
   },
 })
-provider.on('backchannel.error', (_, error) => console.error('back-channel logout:', error.message))
+provider.on('backchannel.error', (_, error) => console.error('back-channel logout:', error.message, error.cause))
 provider.on('server_error', (_, error) => console.error('server error:', error))
 
 const { hostname, port } = new URL(config.issuer)
