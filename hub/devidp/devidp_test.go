@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"carrel/hub"
 )
 
@@ -120,16 +122,20 @@ func TestGuessing(t *testing.T) {
 		_, resp, body := s.login(v, id, name, "guess")
 		return resp.StatusCode, strings.NewReplacer(id, "ID", name, "NAME").Replace(body)
 	}
-	for i := range freeGuesses + 1 {
+	same := func(want int) {
+		t.Helper()
 		known, knownBody := page("alice")
 		unknown, unknownBody := page("zelda")
-		if known != unknown || knownBody != unknownBody {
-			t.Errorf("guess %d: %d and %d, or the pages differ", i, known, unknown)
-		}
-		if want := http.StatusUnauthorized; i < freeGuesses && known != want || i >= freeGuesses && known != http.StatusTooManyRequests {
-			t.Errorf("guess %d: %d", i, known)
+		if known != want || unknown != want || knownBody != unknownBody {
+			t.Errorf("%d and %d, want %d; the same page: %v", known, unknown, want, knownBody == unknownBody)
 		}
 	}
+	same(http.StatusUnauthorized)
+	same(http.StatusUnauthorized)
+	for _, name := range []string{"alice", "zelda"} { // as after many more guesses
+		s.p.guesses.names[name] = guess{failures: freeGuesses + 10, last: time.Now()}
+	}
+	same(http.StatusTooManyRequests)
 	if code, resp, _ := s.login(v, s.begin(v), "alice", password); code != "" || resp.Header.Get("Retry-After") == "" {
 		t.Error("the right password is taken during the pause")
 	}
@@ -140,6 +146,21 @@ func TestGuessing(t *testing.T) {
 		if code, resp, _ := s.login(v, s.begin(v), name, password); code != "" || resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("name %.20q: %d", name, resp.StatusCode)
 		}
+	}
+}
+
+// TestUnknownNamesTakeAsLong: the same work is done for them.
+func TestUnknownNamesTakeAsLong(t *testing.T) {
+	people, err := GeneratePeople([]string{"alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := bcrypt.Cost([]byte(people[0].PasswordHash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unknown, err := bcrypt.Cost(nobodysHash()); err != nil || known != unknown {
+		t.Errorf("cost %d and %d: %v", known, unknown, err)
 	}
 }
 
@@ -301,7 +322,7 @@ func TestRestart(t *testing.T) {
 	if _, keys := v.do(http.MethodGet, s.url+"/keys", nil); strings.Count(keys, `"kid"`) != 2 {
 		t.Errorf("keys after a rotation %s", keys)
 	}
-	if err := s.p.SetPeople([]Person{{Name: "bob", Password: hub.NewSecret("another password")}}); err != nil {
+	if err := s.p.SetPeople([]Person{cheap(t, "bob", "another password")}); err != nil {
 		t.Fatal(err)
 	}
 	if status, _ := s.token(refresh); status == http.StatusOK {

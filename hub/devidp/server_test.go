@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"carrel/hub"
 )
 
@@ -39,6 +41,16 @@ type server struct {
 	url string // the issuer
 }
 
+// cheap is a person whose password takes little time to check.
+func cheap(t testing.TB, name, password string) Person {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Person{Name: name, DisplayName: strings.ToUpper(name[:1]) + name[1:], Email: name + "@example.org", Groups: []string{"demo"}, Admin: name == "alice", PasswordHash: string(hash)}
+}
+
 func start(t testing.TB, change func(*Config)) *server {
 	t.Helper()
 	srv := httptest.NewUnstartedServer(nil)
@@ -46,7 +58,7 @@ func start(t testing.TB, change func(*Config)) *server {
 	s := &server{t: t, url: "http://" + srv.Listener.Addr().String() + prefix}
 	s.cfg = Config{
 		Issuer: s.url, Dir: t.TempDir(),
-		People:  []Person{{Name: "alice", DisplayName: "Alice", Email: "alice@example.org", Groups: []string{"demo"}, Admin: true, Password: hub.NewSecret(password)}, {Name: "bob", Password: hub.NewSecret("another password")}},
+		People:  []Person{cheap(t, "alice", password), cheap(t, "bob", "another password")},
 		Clients: []Client{{ID: "carrel", Secret: hub.NewSecret("s3cret"), RedirectURIs: []string{redirect}, PostLogoutRedirectURIs: []string{"http://localhost:9/out"}}},
 	}
 	if change != nil {
