@@ -33,6 +33,9 @@ type Config struct {
 	// Trusted tells whether a request came through our own proxy, whose forwarding headers are true.
 	// Nil: never, and any forwarding header is refused.
 	Trusted    func(*http.Request) bool
+	// FormAction lists more origins (Content-Security-Policy's form-action) where a sign-in may lead by
+	// redirects, such as the notebooks': Chromium holds a form's whole way to it.
+	FormAction string
 	HTTPClient *http.Client // sends logout tokens; nil: one with a deadline of five seconds
 	Logger     *slog.Logger
 }
@@ -95,7 +98,7 @@ func New(cfg Config) (*Provider, error) {
 	if p.state, err = openState(cfg.Dir); err != nil {
 		return nil, err
 	}
-	if p.pages, err = newPages(p.prefix); err != nil {
+	if p.pages, err = newPages(p.prefix, cfg.FormAction); err != nil {
 		return nil, err
 	}
 	return p, p.route()

@@ -8,14 +8,15 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
 // forwarding are the headers by which a request says that it comes from elsewhere.
 var forwarding = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Real-Ip", "X-Scheme", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "Via"}
 
-// ours are those that our own proxy sets.
-var ours = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+// ours are those that our own proxy sets, and Via, which it passes on from one in front of it that it trusts.
+var ours = []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"}
 
 // insideKey marks the requests that [Provider.Transport] makes.
 type insideKey struct{}
@@ -33,7 +34,7 @@ func (p *Provider) guard(r *http.Request) error {
 		if r.Header.Get(name) == "" {
 			continue
 		}
-		if !trusted || !contains(ours, name) {
+		if !trusted || !slices.Contains(ours, name) {
 			return fmt.Errorf("forwarding header %s", name)
 		}
 	}
@@ -55,15 +56,6 @@ func (p *Provider) guard(r *http.Request) error {
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // loopbackHost tells whether a Host value, with or without a port, names this machine.

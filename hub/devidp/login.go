@@ -18,9 +18,17 @@ const (
 
 type browserKey struct{}
 
+// cookieName is a cookie's full name. Its path is the issuer's, so the prefix is not __Host-.
+func (p *Provider) cookieName(name string) string {
+	if p.issuer.Scheme == "https" {
+		return "__Secure-" + name
+	}
+	return name
+}
+
 func (p *Provider) setCookie(w http.ResponseWriter, name, value string, maxAge int) {
 	http.SetCookie(w, &http.Cookie{
-		Name: name, Value: value, Path: p.prefix + "/", MaxAge: maxAge, HttpOnly: true,
+		Name: p.cookieName(name), Value: value, Path: p.prefix + "/", MaxAge: maxAge, HttpOnly: true,
 		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
 	})
 }
@@ -30,7 +38,7 @@ func (p *Provider) setCookie(w http.ResponseWriter, name, value string, maxAge i
 func (p *Provider) bindBrowser(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		value := ""
-		if c, err := r.Cookie(browserCookie); err == nil && len(c.Value) == 43 {
+		if c, err := r.Cookie(p.cookieName(browserCookie)); err == nil && len(c.Value) == 43 {
 			value = c.Value
 		} else {
 			value = hub.RandomSecret().Reveal()
@@ -43,7 +51,7 @@ func (p *Provider) bindBrowser(next http.Handler) http.Handler {
 // mine finds a sign-in that this browser began.
 func (p *Provider) mine(r *http.Request) (*authRequest, bool) {
 	a, err := p.pending.get(r.FormValue("id"))
-	c, noCookie := r.Cookie(browserCookie)
+	c, noCookie := r.Cookie(p.cookieName(browserCookie))
 	if err != nil || noCookie != nil || hub.NewSecret(c.Value).Hash() != a.browser {
 		return nil, false
 	}
@@ -66,7 +74,7 @@ func (p *Provider) lost(w http.ResponseWriter) {
 }
 
 func (p *Provider) signedIn(r *http.Request) (loginSession, bool) {
-	c, err := r.Cookie(sessionCookie)
+	c, err := r.Cookie(p.cookieName(sessionCookie))
 	if err != nil {
 		return loginSession{}, false
 	}
@@ -125,7 +133,7 @@ func (p *Provider) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.guesses.forget(key)
-	if c, err := r.Cookie(sessionCookie); err == nil {
+	if c, err := r.Cookie(p.cookieName(sessionCookie)); err == nil {
 		if old, ok := p.state.session(c.Value); ok && old.Person != one.Name {
 			if err := p.endSessions(r.Context(), func(o loginSession) bool { return o.SID == old.SID }); err != nil {
 				p.fail(w, r, err)

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"html/template"
 	"net/http"
+	"strings"
 
 	"carrel/hub"
 )
@@ -17,6 +18,7 @@ type pages struct {
 	templates *template.Template
 	css       []byte
 	prefix    string
+	leadsTo   string
 }
 
 // view is what a page shows.
@@ -31,13 +33,13 @@ type view struct {
 	Prefix  string
 }
 
-func newPages(prefix string) (*pages, error) {
+func newPages(prefix, leadsTo string) (*pages, error) {
 	t, err := template.ParseFS(files, "pages/*.html")
 	if err != nil {
 		return nil, hub.Wrap(hub.Internal, "demo provider: pages", err)
 	}
 	css, err := files.ReadFile("pages/style.css")
-	return &pages{t, css, prefix}, hub.Wrap(hub.Internal, "demo provider: pages", err)
+	return &pages{t, css, prefix, leadsTo}, hub.Wrap(hub.Internal, "demo provider: pages", err)
 }
 
 func (p *pages) show(w http.ResponseWriter, status int, v view) {
@@ -49,8 +51,8 @@ func (p *pages) show(w http.ResponseWriter, status int, v view) {
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	// Chromium holds redirects after a form to form-action too, so the client's origin is in it.
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+v.Target)
+	// Chromium holds the redirects after a form to form-action too, so the client's origin is in it.
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+strings.TrimSpace(v.Target+" "+p.leadsTo))
 	h.Set("X-Frame-Options", "DENY")
 	w.WriteHeader(status)
 	w.Write(b.Bytes()) //nolint:errcheck // the browser may have left
