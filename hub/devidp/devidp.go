@@ -32,7 +32,7 @@ type Config struct {
 	Dir     string // state directory: signing keys and sessions are kept there, for the owner alone
 	// Trusted tells whether a request came through our own proxy, whose forwarding headers are true.
 	// Nil: never, and any forwarding header is refused.
-	Trusted    func(*http.Request) bool
+	Trusted func(*http.Request) bool
 	// FormAction lists more origins (Content-Security-Policy's form-action) where a sign-in may lead by
 	// redirects, such as the notebooks': Chromium holds a form's whole way to it.
 	FormAction string

@@ -173,7 +173,7 @@ func (p *provider) allows(who person) bool {
 		return true
 	}
 	_, domain, ok := strings.Cut(who.email, "@")
-	return ok && who.verified && !strings.Contains(domain, "@") && slices.Contains(c.EmailDomains, strings.ToLower(domain))
+	return ok && who.verified && slices.Contains(c.EmailDomains, strings.ToLower(domain))
 }
 
 func shares(a, b []string) bool {

@@ -78,9 +78,10 @@ func TestRefreshEnds(t *testing.T) {
 		"refused by the provider": {func(is *hostile) {
 			is.tokens = func(r map[string]any) { clear(r); r["error"] = "invalid_grant" }
 		}, true},
-		"out of the group": {func(is *hostile) { is.claims = func(c map[string]any) { c["groups"] = []string{} } }, true},
-		"another subject":  {func(is *hostile) { is.claims = func(c map[string]any) { c["sub"] = "subject-2" } }, true},
-		"another name":     {func(is *hostile) { is.claims = func(c map[string]any) { c["preferred_username"] = "bob" } }, true},
+		"out of the group":          {func(is *hostile) { is.claims = func(c map[string]any) { c["groups"] = []string{} } }, true},
+		"no administrator any more": {func(is *hostile) { is.claims = func(c map[string]any) { c["groups"] = []string{"other"} } }, true},
+		"another subject":           {func(is *hostile) { is.claims = func(c map[string]any) { c["sub"] = "subject-2" } }, true},
+		"another name":              {func(is *hostile) { is.claims = func(c map[string]any) { c["preferred_username"] = "bob" } }, true},
 		"userinfo of another": {func(is *hostile) {
 			is.tokens = func(r map[string]any) { delete(r, "id_token") }
 			is.userinfo = map[string]any{"sub": "subject-2"}
