@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
@@ -104,6 +105,9 @@ func (p *Provider) form(a *authRequest, name, failure string) view {
 	v := view{Page: "login", Title: "Sign in", ID: a.id, Name: name, Failure: failure}
 	if u, err := url.Parse(a.RedirectURI); err == nil {
 		v.Target = u.Scheme + "://" + u.Host
+		if _, isAddress := netip.ParseAddr(u.Hostname()); isAddress != nil {
+			v.Target += " " + u.Scheme + "://*." + u.Host // people's notebooks, to which the client may send the browser on
+		}
 	}
 	return v
 }

@@ -29,7 +29,7 @@ type view struct {
 	ID      string // the sign-in
 	Name    string
 	Failure string
-	Target  string // the client's origin, where the form's answer leads
+	Target  string // the client's origins, where the form's answer leads
 	Prefix  string
 }
 
