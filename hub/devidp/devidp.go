@@ -158,7 +158,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == p.prefix {
-		http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
+		http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther) //nolint:gosec // the issuer's own path
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)

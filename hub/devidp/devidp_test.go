@@ -230,10 +230,10 @@ func TestTransport(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != 200 || !strings.Contains(string(body), `"kid"`) {
+	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"kid"`) {
 		t.Errorf("%d %s %v", resp.StatusCode, body, err)
 	}
-	if _, err := client.Get("http://127.0.0.1:1/keys"); err == nil { //nolint:bodyclose // there is none
+	if _, err := client.Get("http://127.0.0.1:1/keys"); err == nil { // there is none
 		t.Error("another address is reached")
 	}
 }

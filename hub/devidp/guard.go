@@ -90,7 +90,7 @@ type inside struct{ p *Provider }
 // RoundTrip serves the request.
 func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
-		defer r.Body.Close() //nolint:errcheck // a RoundTripper closes; nothing was written
+		defer r.Body.Close() // a RoundTripper closes; nothing was written
 	}
 	if r.URL.Host != i.p.issuer.Host || r.URL.Scheme != i.p.issuer.Scheme {
 		return nil, fmt.Errorf("%s is not the demo provider", r.URL.Host)

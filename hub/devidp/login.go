@@ -28,7 +28,7 @@ func (p *Provider) cookieName(name string) string {
 }
 
 func (p *Provider) setCookie(w http.ResponseWriter, name, value string, maxAge int) {
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure where there is HTTPS
 		Name: p.cookieName(name), Value: value, Path: p.prefix + "/", MaxAge: maxAge, HttpOnly: true,
 		Secure: p.issuer.Scheme == "https", SameSite: http.SameSiteLaxMode,
 	})
@@ -38,7 +38,7 @@ func (p *Provider) setCookie(w http.ResponseWriter, name, value string, maxAge i
 // or somebody else's link could have a person sign in on their behalf.
 func (p *Provider) bindBrowser(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		value := ""
+		var value string
 		if c, err := r.Cookie(p.cookieName(browserCookie)); err == nil && len(c.Value) == 43 {
 			value = c.Value
 		} else {

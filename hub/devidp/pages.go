@@ -55,11 +55,11 @@ func (p *pages) show(w http.ResponseWriter, status int, v view) {
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+strings.TrimSpace(v.Target+" "+p.leadsTo))
 	h.Set("X-Frame-Options", "DENY")
 	w.WriteHeader(status)
-	w.Write(b.Bytes()) //nolint:errcheck // the browser may have left
+	w.Write(b.Bytes()) // the browser may have left
 }
 
 func (p *pages) style(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
 	w.Header().Set("Cache-Control", "max-age=3600")
-	w.Write(p.css) //nolint:errcheck // the browser may have left
+	w.Write(p.css) // the browser may have left
 }

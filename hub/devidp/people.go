@@ -140,7 +140,7 @@ func LoadPeople(path string, names []string) (people []Person, made bool, err er
 	}
 	for i, name := range names {
 		at := slices.IndexFunc(known, func(f personFile) bool { return f.Name == name })
-		one := Person{}
+		var one Person
 		if at >= 0 {
 			f := known[at]
 			one, err = Person{f.Name, f.DisplayName, f.Email, f.Groups, f.Admin, hub.NewSecret(f.Password), f.PasswordHash}.ready()
@@ -164,7 +164,7 @@ func writePeople(path string, people []Person) error {
 	for _, p := range people {
 		list = append(list, personFile{p.Name, p.Password.Reveal(), p.PasswordHash, p.DisplayName, p.Email, p.Groups, p.Admin})
 	}
-	b, err := json.MarshalIndent(list, "", "  ")
+	b, err := json.MarshalIndent(list, "", "  ") //nolint:gosec // the file tells people their passwords
 	if err != nil {
 		return hub.Wrap(hub.Internal, "demo provider: people file", err)
 	}
@@ -178,7 +178,7 @@ func writeFile(path string, b []byte) error {
 	if err != nil {
 		return hub.Wrap(hub.Internal, op, err)
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone once renamed
+	defer os.Remove(f.Name()) // gone once renamed
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {

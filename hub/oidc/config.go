@@ -125,32 +125,13 @@ func (c *Config) check() error {
 	return nil
 }
 
+// at is the path of one of the provider's fields in the configuration.
+func (c ProviderConfig) at(field string) string { return "oidc." + c.Name + "." + field }
+
 // ready checks one provider and fills in the defaults.
 func (c ProviderConfig) ready() (ProviderConfig, error) {
-	at := func(field string) string { return "oidc." + c.Name + "." + field }
-	if !providerName.MatchString(c.Name) {
-		return c, fault("oidc.name", "a provider's name is empty or holds a character that is not allowed", "use 1 to 32 of a-z, 0-9 and -")
-	}
-	u, err := url.Parse(c.Issuer)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return c, fault(at("issuer"), "the issuer is no http or https address", "copy the value of \"issuer\" from the provider's /.well-known/openid-configuration")
-	}
-	if c.ClientID == "" {
-		return c, fault(at("client_id"), "the client id is empty", "register Carrel at the provider and copy the id")
-	}
-	if !c.Allowed.Everyone && len(c.Allowed.Users)+len(c.Allowed.Groups)+len(c.Allowed.EmailDomains)+len(c.Admins.Users)+len(c.Admins.Groups) == 0 {
-		return c, fault(at("allowed"), "nobody may sign in", "name users, groups or email_domains, or set everyone: true")
-	}
-	if c.RefreshEvery < 0 || c.KeepGroups < 0 {
-		return c, fault(at("refresh_every"), "a duration is negative", "give one such as 15m, or 0 for never")
-	}
-	for key := range c.AuthParams {
-		if slices.Contains([]string{"client_id", "redirect_uri", "response_type", "response_mode", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "request", "request_uri"}, key) {
-			return c, fault(at("auth_params"), key+" can't be set", "leave it out; Carrel sets it itself")
-		}
-	}
-	if len(c.Scopes) > 0 && !slices.Contains(c.Scopes, "openid") {
-		return c, fault(at("scopes"), "the scope openid is missing", "add it")
+	if err := c.check(); err != nil {
+		return c, err
 	}
 	if c.Title == "" {
 		c.Title = c.Name
@@ -167,21 +148,58 @@ func (c ProviderConfig) ready() (ProviderConfig, error) {
 	if c.KeepGroups == 0 {
 		c.KeepGroups = defaultKeep
 	}
-	if c.Allowed.Users, err = names(at("allowed.users"), c.Allowed.Users); err != nil {
+	var err error
+	if c.Allowed.Users, err = names(c.at("allowed.users"), c.Allowed.Users); err != nil {
 		return c, err
 	}
-	if c.Admins.Users, err = names(at("admins.users"), c.Admins.Users); err != nil {
+	if c.Admins.Users, err = names(c.at("admins.users"), c.Admins.Users); err != nil {
 		return c, err
 	}
-	domains := slices.Clone(c.Allowed.EmailDomains)
-	for i, d := range domains {
-		domains[i] = strings.ToLower(strings.TrimPrefix(d, "@"))
-		if domains[i] == "" || strings.ContainsAny(domains[i], "@ *") {
-			return c, fault(at("allowed.email_domains"), "this is no mail domain", "give whole domains, such as example.org")
+	c.Allowed.EmailDomains, err = domains(c.at("allowed.email_domains"), c.Allowed.EmailDomains)
+	return c, err
+}
+
+// reserved are the parameters of an authorization request that are ours alone.
+var reserved = []string{"client_id", "redirect_uri", "response_type", "response_mode", "scope", "state", "nonce", "code_challenge", "code_challenge_method", "request", "request_uri"}
+
+func (c ProviderConfig) check() error {
+	if !providerName.MatchString(c.Name) {
+		return fault("oidc.name", "a provider's name is empty or holds a character that is not allowed", "use 1 to 32 of a-z, 0-9 and -")
+	}
+	u, err := url.Parse(c.Issuer)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return fault(c.at("issuer"), "the issuer is no http or https address", "copy the value of \"issuer\" from the provider's /.well-known/openid-configuration")
+	}
+	if c.ClientID == "" {
+		return fault(c.at("client_id"), "the client id is empty", "register Carrel at the provider and copy the id")
+	}
+	if !c.Allowed.Everyone && len(c.Allowed.Users)+len(c.Allowed.Groups)+len(c.Allowed.EmailDomains)+len(c.Admins.Users)+len(c.Admins.Groups) == 0 {
+		return fault(c.at("allowed"), "nobody may sign in", "name users, groups or email_domains, or set everyone: true")
+	}
+	if c.RefreshEvery < 0 || c.KeepGroups < 0 {
+		return fault(c.at("refresh_every"), "a duration is negative", "give one such as 15m, or 0 for never")
+	}
+	for key := range c.AuthParams {
+		if slices.Contains(reserved, key) {
+			return fault(c.at("auth_params"), key+" can't be set", "leave it out; Carrel sets it itself")
 		}
 	}
-	c.Allowed.EmailDomains = domains
-	return c, nil
+	if len(c.Scopes) > 0 && !slices.Contains(c.Scopes, "openid") {
+		return fault(c.at("scopes"), "the scope openid is missing", "add it")
+	}
+	return nil
+}
+
+// domains brings configured mail domains into the form in which people's are compared.
+func domains(field string, in []string) ([]string, error) {
+	out := slices.Clone(in)
+	for i, d := range out {
+		out[i] = strings.ToLower(strings.TrimPrefix(d, "@"))
+		if out[i] == "" || strings.ContainsAny(out[i], "@ *") {
+			return nil, fault(field, d+": this is no mail domain", "give whole domains, such as example.org")
+		}
+	}
+	return out, nil
 }
 
 // names brings configured user names into the form in which people's are compared.

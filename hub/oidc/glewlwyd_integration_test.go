@@ -106,7 +106,7 @@ database={type="sqlite3"; path=%q;};
 	}
 	c := exec.Command("glewlwyd", "-c", config)
 	run(t, c)
-	t.Cleanup(func() { c.Process.Signal(syscall.SIGTERM) }) //nolint:errcheck // it may have ended
+	t.Cleanup(func() { c.Process.Signal(syscall.SIGTERM) }) // it may have ended
 	until(t, "glewlwyd did not come up", func() bool {
 		conn, err := net.Dial("tcp", address)
 		if err == nil {

@@ -84,7 +84,7 @@ func newHostile(t testing.TB) *hostile {
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(v) //nolint:errcheck,errchkjson // a test's client is there
+	json.NewEncoder(w).Encode(v) //nolint:errchkjson // a test's client is there
 }
 
 // lie sets the issuer's lies while nothing is asked of it.

@@ -67,6 +67,7 @@ func (a *Auth) backChannel(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusNotFound
 	case hub.Unavailable, hub.Internal, hub.Canceled:
 		status, code = http.StatusServiceUnavailable, "temporarily_unavailable"
+	case hub.Invalid, hub.Unauthenticated, hub.Forbidden, hub.Conflict, hub.TooMany: // the token is at fault
 	}
 	a.cfg.Logger.WarnContext(r.Context(), "logout token refused", "provider", plain(r.PathValue("provider")), "from", a.cfg.ClientAddr(r), "error", err)
 	message, _ := hub.Public(err)

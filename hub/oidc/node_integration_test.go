@@ -85,11 +85,11 @@ func run(t *testing.T, c *exec.Cmd) {
 	}
 	t.Cleanup(func() {
 		done := make(chan struct{})
-		go func() { c.Wait(); close(done) }() //nolint:errcheck // it is killed
+		go func() { c.Wait(); close(done) }() // it is killed
 		select {
 		case <-done:
 		case <-time.After(3 * time.Second):
-			c.Process.Kill() //nolint:errcheck // it may just have ended
+			c.Process.Kill() // it may just have ended
 			<-done
 		}
 		if t.Failed() {

@@ -33,7 +33,7 @@ func (a *Auth) login(w http.ResponseWriter, r *http.Request, p *provider) error 
 	}
 	a.makeRoom(w, r)
 	a.setCookie(w, a.cookieName(s.State), a.sealSignIn(s), int(signInLifetime/time.Second))
-	http.Redirect(w, r, d.oauth.AuthCodeURL(s.State, options...), http.StatusFound)
+	http.Redirect(w, r, d.oauth.AuthCodeURL(s.State, options...), http.StatusFound) //nolint:gosec // the address is the provider's; the request gives a prompt of two words
 	return nil
 }
 
@@ -162,7 +162,7 @@ func (a *Auth) endPrevious(ctx context.Context, r *http.Request, now hub.Session
 }
 
 func (a *Auth) setSessionCookie(w http.ResponseWriter, secret hub.Secret) {
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure where there is HTTPS
 		Name: a.cfg.Origins.Cookie(hub.CookieSession), Value: secret.Reveal(), Path: "/", MaxAge: int(a.cfg.Lifetime / time.Second),
 		HttpOnly: true, Secure: a.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode,
 	})

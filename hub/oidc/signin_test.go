@@ -3,10 +3,10 @@ package oidc
 import (
 	"crypto/sha256"
 	"encoding/base64"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -319,7 +319,7 @@ func TestFlood(t *testing.T) {
 	}
 	for i := range 50 {
 		asked := h.begin(b, "main", "")
-		h.finish(b, "main", url.Values{"code": {fmt.Sprint(i)}, "state": {asked.Get("state")}})
+		h.finish(b, "main", url.Values{"code": {strconv.Itoa(i)}, "state": {asked.Get("state")}})
 		h.finish(newBrowser(t), "main", url.Values{"code": {"x"}, "state": {asked.Get("state")}})
 	}
 	if n := h.store.writes.Load(); n != 0 {

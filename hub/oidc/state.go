@@ -61,7 +61,9 @@ func (a *Auth) setCookie(w http.ResponseWriter, name, value string, maxAge int) 
 	if a.cfg.Origins.Secure() {
 		path = "/"
 	}
-	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: path, MaxAge: maxAge, HttpOnly: true, Secure: a.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode})
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure where there is HTTPS
+		Name: name, Value: value, Path: path, MaxAge: maxAge, HttpOnly: true, Secure: a.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode,
+	})
 }
 
 // makeRoom drops what is over or strange, and the oldest sign-ins beyond the limit.
