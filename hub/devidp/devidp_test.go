@@ -342,7 +342,7 @@ func TestLoadPeople(t *testing.T) {
 	if err != nil || !made || len(first) != 2 || !first[0].Admin || first[1].Admin || first[0].Password == first[1].Password {
 		t.Fatalf("%v %v %v", first, made, err)
 	}
-	second, made, err := LoadPeople(path, []string{"alice", "bob"})
+	second, made, err := LoadPeople(path, []string{"Alice", "bob"})
 	if err != nil || made || second[0].Password != first[0].Password || second[1].PasswordHash != first[1].PasswordHash {
 		t.Errorf("%v %v %v", second, made, err)
 	}

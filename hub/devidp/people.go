@@ -138,7 +138,12 @@ func LoadPeople(path string, names []string) (people []Person, made bool, err er
 			return nil, false, &hub.Error{Kind: hub.Invalid, Op: op, Field: path, Message: "the file of demo people is malformed", Remedy: "remove it, and it is made anew with new passwords", Err: err}
 		}
 	}
-	for i, name := range names {
+	for i, given := range names {
+		parsed, err := hub.ParseUserName(given)
+		if err != nil {
+			return nil, false, hub.Wrap(hub.Invalid, "demo provider: people", err)
+		}
+		name := parsed.String() // as the file has it
 		at := slices.IndexFunc(known, func(f personFile) bool { return f.Name == name })
 		var one Person
 		if at >= 0 {
