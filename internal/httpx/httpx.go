@@ -10,8 +10,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -39,8 +42,24 @@ type Kit struct {
 // StatusClosed is logged when the caller went away before the answer, as nginx does.
 const StatusClosed = 499
 
-// StatusOf is the status of an error's kind.
+// Failure gives an error a status that its kind alone does not tell: a malformed request, a
+// method that a page does not know.
+type Failure struct {
+	Status int
+	Err    error
+}
+
+// Error is the cause's.
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap gives the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// StatusOf is the status of an error: its [Failure]'s, or that of its kind.
 func StatusOf(err error) int {
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f.Status
+	}
 	switch hub.KindOf(err) {
 	case hub.Invalid:
 		return http.StatusUnprocessableEntity
@@ -62,43 +81,70 @@ func StatusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
-type requestIDKey struct{}
+// exchange is one request as the log tells of it.
+type exchange struct {
+	id    string
+	notes []slog.Attr
+}
+
+type exchangeKey struct{}
 
 // RequestID is the id of the request that ctx belongs to.
 func RequestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
+	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return e.id
+	}
+	return ""
 }
 
-// Handle wraps a handler.
+// Note adds to the event that the request is logged with: who asked, for which server. It is for
+// the handler's own goroutine.
+func Note(ctx context.Context, attrs ...slog.Attr) {
+	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		e.notes = append(e.notes, attrs...)
+	}
+}
+
+// Handle wraps a handler. One that panics is answered like an internal fault.
 func (k Kit) Handle(h HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, strings.ToLower(rand.Text()[:12])))
+		e := &exchange{id: strings.ToLower(rand.Text()[:12])}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 		rec := &recorder{ResponseWriter: w}
-		err := h(rec, r)
+		err := k.guard(h, rec, r)
 		if err != nil {
 			k.Error(rec, r, err)
 		}
-		k.log(r, rec, time.Since(began), err)
+		k.log(r, rec, e, time.Since(began), err)
 	})
 }
 
-// Error answers with an error, unless the answer has begun.
+// guard makes an error of a panic; the server's own way to end a request passes.
+func (k Kit) guard(h HandlerFunc, w http.ResponseWriter, r *http.Request) (err error) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		if cause, ok := v.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
+			panic(v)
+		}
+		err = hub.Wrap(hub.Internal, "serve", fmt.Errorf("panic: %v", v))
+		k.Logger.ErrorContext(r.Context(), "panic", "request_id", RequestID(r.Context()), "stack", string(debug.Stack()))
+	}()
+	return h(w, r)
+}
+
+// Error answers with an error, unless the answer has begun or nobody waits for it.
 func (k Kit) Error(w http.ResponseWriter, r *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok && rec.status != 0 {
 		return
 	}
-	p := Problem{Status: StatusOf(err), RequestID: RequestID(r.Context())}
-	p.Message, p.Remedy = hub.Public(err)
-	p.Field = hub.FieldOf(err)
-	switch {
-	case p.Status == StatusClosed:
+	p := problem(err)
+	p.RequestID = RequestID(r.Context())
+	if p.Status == StatusClosed || r.Context().Err() != nil {
 		return
-	case p.Status >= 500 && p.Message == "":
-		p.Message, p.Remedy = "something went wrong on our side", "try again; if it happens again, give an administrator the request id"
-	case p.Message == "":
-		p.Message = strings.ToLower(http.StatusText(p.Status))
 	}
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -115,6 +161,22 @@ func (k Kit) Error(w http.ResponseWriter, r *http.Request, err error) {
 	_ = json.NewEncoder(w).Encode(p) // the caller may be gone
 }
 
+// problem is what may be told of an error.
+func problem(err error) Problem {
+	p := Problem{Status: StatusOf(err), Field: hub.FieldOf(err)}
+	p.Message, p.Remedy = hub.Public(err)
+	switch {
+	case p.Message != "":
+	case p.Status == http.StatusServiceUnavailable:
+		p.Message, p.Remedy = "a part of the hub does not answer just now", "wait a moment, then try again"
+	case p.Status >= 500:
+		p.Message, p.Remedy = "something went wrong on our side", "try again; if it happens again, give an administrator the request id"
+	default:
+		p.Message = strings.ToLower(http.StatusText(p.Status))
+	}
+	return p
+}
+
 // WantsPage tells whether a person waits for a page rather than a program for data.
 func WantsPage(r *http.Request) bool {
 	if mode := r.Header.Get("Sec-Fetch-Mode"); mode != "" {
@@ -124,64 +186,31 @@ func WantsPage(r *http.Request) bool {
 }
 
 // SecurityHeaders are those of every page of ours: nothing from elsewhere, no inline script or
-// style, no framing. formAction lists what forms may lead to beyond our own origin.
+// style, no markup made from text by scripts, no framing. formAction lists what forms may lead to
+// beyond our own origin.
 func SecurityHeaders(h http.Header, formAction string) {
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "+
-		"base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+formAction)
+	h.Set("Content-Security-Policy", strings.TrimSpace("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "+
+		"require-trusted-types-for 'script'; trusted-types 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+formAction))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=(), payment=()")
+	h.Set("Permissions-Policy", "camera=(), microphone=(), geolocation=(), payment=(), usb=()")
 	h.Set("X-Frame-Options", "DENY")
 }
 
-// recorder knows what was answered.
-type recorder struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-}
-
-// WriteHeader implements [http.ResponseWriter].
-func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
+// ReadForm parses a form's fields, of at most limit bytes. Errors are Invalid, with status 400, or
+// 413 for what is too large.
+func ReadForm(w http.ResponseWriter, r *http.Request, limit int64) error {
+	if r.Body != nil {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
-	r.ResponseWriter.WriteHeader(status)
-}
-
-// Write implements [http.ResponseWriter].
-func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
+	err := r.ParseForm()
+	if err == nil {
+		return nil
 	}
-	n, err := r.ResponseWriter.Write(b)
-	r.bytes += int64(n)
-	return n, err
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (k Kit) log(r *http.Request, w *recorder, took time.Duration, err error) {
-	status := w.status
-	if status == 0 && err != nil {
-		status = StatusClosed
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &Failure{http.StatusRequestEntityTooLarge, &hub.Error{Kind: hub.Invalid, Op: "read form", Message: "this form is too large", Remedy: "send less", Err: err}}
 	}
-	level := slog.LevelDebug
-	switch {
-	case status >= 500:
-		level = slog.LevelWarn
-	case status >= 400 || r.Method != http.MethodGet:
-		level = slog.LevelInfo
-	}
-	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", status), slog.Int64("bytes", w.bytes),
-		slog.Duration("took", took), slog.String("request_id", RequestID(r.Context())),
-	}
-	if err != nil {
-		attrs = append(attrs, slog.String("error", err.Error()))
-	}
-	k.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+	return &Failure{http.StatusBadRequest, &hub.Error{Kind: hub.Invalid, Op: "read form", Message: "this form can't be read", Remedy: "load the page again and send it once more", Err: err}}
 }
