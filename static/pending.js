@@ -1,32 +1,47 @@
-// The start page, live: each event of the stream is one step; the last leads on.
+// The start, live: each event of the stream is one step; the last leads on.
 const card = document.getElementById("pending");
-const list = document.getElementById("steps");
-const steps = new Map();
+const message = document.getElementById("message");
+const detail = document.getElementById("detail");
+const bar = document.getElementById("bar");
+const percent = document.getElementById("percent");
+const steps = [...card.querySelectorAll("[data-step]")];
+const words = { done: "done", now: "under way", todo: "" };
 
-function show(step) {
-  document.getElementById("message").textContent = step.place ? `${step.message}` : step.message;
-  if (step.progress) document.getElementById("bar").value = step.progress;
-  let item = steps.get(step.step);
-  if (!item) {
-    for (const other of steps.values()) other.classList.remove("now");
-    item = document.createElement("li");
-    item.className = "now";
-    list.append(item);
-    steps.set(step.step, item);
-  }
-  item.textContent = step.detail ? `${step.message} (${step.detail})` : step.message;
+function mark(step) {
+  const at = steps.findIndex((item) => item.dataset.step === step);
+  if (at < 0) return;
+  steps.forEach((item, i) => {
+    const state = i < at ? "done" : i === at ? "now" : "todo";
+    item.dataset.state = state;
+    item.querySelector("[data-word]").textContent = words[state];
+  });
 }
 
-list.replaceChildren();
-const source = new EventSource(card.dataset.progress);
-source.onmessage = (event) => {
-  const step = JSON.parse(event.data);
-  show(step);
-  if (step.ready) {
-    source.close();
-    location.replace(card.dataset.ready);
-  } else if (step.failed) {
-    source.close();
-    location.replace(card.dataset.failed);
+function show(event) {
+  const text = event.message + ".";
+  if (message.textContent !== text) message.textContent = text;
+  detail.textContent = event.detail || "";
+  if (event.progress) {
+    bar.value = event.progress;
+    percent.textContent = `${event.progress}%`;
   }
-};
+  mark(event.step);
+}
+
+function follow() {
+  const source = new EventSource(card.dataset.progress);
+  source.onmessage = ({ data }) => {
+    const event = JSON.parse(data);
+    show(event);
+    if (!event.ready && !event.failed) return;
+    source.close();
+    if (event.ready) steps.forEach((item) => { item.dataset.state = "done"; });
+    location.replace(event.ready ? event.url : card.dataset.failed);
+  };
+  source.onerror = () => {
+    detail.textContent = "The hub does not answer just now; trying again.";
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 3000);
+  };
+}
+
+follow();

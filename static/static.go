@@ -6,7 +6,7 @@ package static
 
 import "embed"
 
-// Files are carrel.css, carrel.svg and one script per page that has one.
+// Files are carrel.css, carrel.svg, one script per page that has one, and what scripts share.
 //
 //go:embed *.css *.js *.svg
 var Files embed.FS

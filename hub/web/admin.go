@@ -2,7 +2,9 @@ package web
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -10,107 +12,113 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"carrel/hub"
 )
 
-const adminPage = 100
+// adminServer is a row of the servers' table.
+type adminServer struct {
+	ID, Version, Person, FullName, Server, Profile, Who string
+	phase
+	Since, Idle, CPU, Memory string
+	OpenURL, StopURL         string
+	Usage                    *usageView
 
-// adminRow is a person with one of their servers, or with none.
-type adminRow struct {
-	User, Server, State, Tone, Since, Idle, CPU, Memory string
-	StopURL, SignOutURL, key                            string
-	Admin                                               bool
-	SessionCount                                        int
-	since, idle                                         time.Time
-	cores                                               float64
-	memory                                              int64
-	running                                             bool
+	started, used time.Time
+	cores         float64
+	memory        int64
+	order         int
 }
 
-type adminColumn struct{ Title, URL, Sorted string }
-
-type adminView struct {
-	Self, Query, StopAllURL, PrevURL, NextURL string
-	OnlyActive                                bool
-	Total, SignedIn, RunningCount, Page       int
-	StopAll                                   []string
-	Columns                                   []adminColumn
-	Rows                                      []adminRow
+type adminServersView struct {
+	listing
+	Rows                   []adminServer
+	StopAllURL             string
+	RunningCount, Starting int
+	CPU, Memory            string
 }
 
-var errAdmins = &hub.Error{Kind: hub.Forbidden, Op: "administer", Message: "this page is for administrators", Remedy: "go to your own servers"}
-
-// sorts are the columns by which the table can be ordered.
-var sorts = map[string]func(a, b adminRow) int{
-	"user":   func(a, b adminRow) int { return strings.Compare(a.User, b.User) },
-	"since":  func(a, b adminRow) int { return b.since.Compare(a.since) },
-	"idle":   func(a, b adminRow) int { return a.idle.Compare(b.idle) },
-	"cpu":    func(a, b adminRow) int { return cmp.Compare(b.cores, a.cores) },
-	"memory": func(a, b adminRow) int { return cmp.Compare(b.memory, a.memory) },
+// serverColumns are the columns of the servers' table and how each sorts when it is first pressed.
+var serverColumns = []column[adminServer]{
+	{"Person", "person", func(a, b adminServer) int { return strings.Compare(a.Person+"/"+a.Server, b.Person+"/"+b.Server) }},
+	{"Server", "server", func(a, b adminServer) int { return strings.Compare(a.Server, b.Server) }},
+	{"State", "state", func(a, b adminServer) int { return cmp.Compare(a.order, b.order) }},
+	{"Running", "since", func(a, b adminServer) int { return olderFirst(a.started, b.started) }},
+	{"Idle", "idle", func(a, b adminServer) int { return olderFirst(a.used, b.used) }},
+	{"CPU", "cpu", func(a, b adminServer) int { return cmp.Compare(b.cores, a.cores) }},
+	{"Memory", "memory", func(a, b adminServer) int { return cmp.Compare(b.memory, a.memory) }},
 }
 
-func (w *Web) admin(rw http.ResponseWriter, r *http.Request, v visitor) error {
-	if !v.Admin {
-		return errAdmins
+// olderFirst puts times that are not known last.
+func olderFirst(a, b time.Time) int {
+	if a.IsZero() != b.IsZero() {
+		return cmp.Compare(zeroLast(a), zeroLast(b))
 	}
-	q := r.URL.Query()
-	view := adminView{Self: w.path("admin"), Query: q.Get("q"), OnlyActive: q.Get("active") == "1", StopAllURL: w.path("admin/stop")}
-	rows, err := w.adminRows(r, &view)
+	return a.Compare(b)
+}
+
+func zeroLast(t time.Time) int {
+	if t.IsZero() {
+		return 1
+	}
+	return 0
+}
+
+func (w *Web) adminServers(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	rows, err := w.serverRows(r.Context(), v)
 	if err != nil {
 		return err
 	}
-	by := q.Get("sort")
-	order, ok := sorts[by]
-	if !ok {
-		by, order = "user", sorts["user"]
-	}
-	slices.SortStableFunc(rows, order)
-	view.Page, _ = strconv.Atoi(q.Get("page"))
-	view.Page = min(max(view.Page, 1), max(1, (len(rows)+adminPage-1)/adminPage))
-	link := func(change func(url.Values)) string {
-		to := url.Values{}
-		for _, k := range []string{"q", "active", "sort"} {
-			if q.Get(k) != "" {
-				to.Set(k, q.Get(k))
-			}
-		}
-		change(to)
-		return view.Self + "?" + to.Encode()
-	}
-	for _, c := range [][2]string{{"Person", "user"}, {"Signed in", ""}, {"Server", ""}, {"State", ""}, {"Since", "since"}, {"Idle", "idle"}, {"CPU", "cpu"}, {"Memory", "memory"}, {"Do", ""}} {
-		col := adminColumn{Title: c[0]}
-		if c[1] != "" {
-			col.URL = link(func(u url.Values) { u.Set("sort", c[1]) })
-		}
-		if c[1] == by {
-			col.Sorted = "ascending"
-		}
-		view.Columns = append(view.Columns, col)
-	}
-	if view.Page > 1 {
-		view.PrevURL = link(func(u url.Values) { u.Set("page", strconv.Itoa(view.Page-1)) })
-	}
-	if view.Page*adminPage < len(rows) {
-		view.NextURL = link(func(u url.Values) { u.Set("page", strconv.Itoa(view.Page+1)) })
-	}
-	view.Rows = rows[(view.Page-1)*adminPage : min(view.Page*adminPage, len(rows))]
-	for _, row := range view.Rows {
-		if row.running {
-			view.StopAll = append(view.StopAll, row.key)
+	view := adminServersView{StopAllURL: w.path("admin/stop-all")}
+	cores, memory := 0.0, int64(0)
+	for _, row := range rows {
+		cores, memory = cores+row.cores, memory+row.memory
+		switch {
+		case !row.started.IsZero():
+			view.RunningCount++
+		case row.Word == phases[hub.Queued].Word || row.Word == phases[hub.Starting].Word:
+			view.Starting++
 		}
 	}
-	return w.render(rw, http.StatusOK, "admin", v.frame("Administration", "admin", "admin.js"), view)
+	view.CPU, view.Memory = coresText(cores), bytesText(memory)
+	q := r.URL.Query()
+	rows = matching(rows, q.Get("q"))
+	view.listing, view.Rows = list(w.listing("servers", "admin"), q, serverColumns, rows)
+	if view.Query != "" {
+		view.StopAllURL += "?" + url.Values{"q": {view.Query}}.Encode()
+	}
+	f := v.frame("Servers", "admin")
+	f.Script = "admin.js"
+	return w.render(rw, http.StatusOK, "admin-servers", f, view)
 }
 
-// adminRows joins people, sessions, servers and activity, and counts them.
-func (w *Web) adminRows(r *http.Request, view *adminView) ([]adminRow, error) {
-	ctx := r.Context()
-	sessions := map[hub.UserName]int{}
-	for s, err := range w.cfg.Sessions.Sessions(ctx) {
+// matching are the rows that hold every word of what is searched for.
+func matching(rows []adminServer, query string) []adminServer {
+	return slices.DeleteFunc(rows, func(row adminServer) bool {
+		return !holds(query, row.Person, row.FullName, row.Server, row.Profile, row.Word)
+	})
+}
+
+// holds tells whether each word of the query is in one of the texts.
+func holds(query string, texts ...string) bool {
+	all := strings.ToLower(strings.Join(texts, "\n"))
+	for word := range strings.FieldsSeq(strings.ToLower(query)) {
+		if !strings.Contains(all, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// serverRows joins servers with their owners and activity.
+func (w *Web) serverRows(ctx context.Context, v visitor) ([]adminServer, error) {
+	names := map[hub.UserName]string{}
+	for u, err := range w.cfg.Users.Users(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		sessions[s.User]++
+		names[u.Name] = plain(u.DisplayName)
 	}
 	used := map[hub.ServerKey]time.Time{}
 	for a, err := range w.cfg.Activities.Activities(ctx) {
@@ -119,102 +127,100 @@ func (w *Web) adminRows(r *http.Request, view *adminView) ([]adminRow, error) {
 		}
 		used[a.Key] = a.Last
 	}
-	servers := map[hub.UserName][]hub.Server{}
+	var rows []adminServer
 	for s, err := range w.cfg.Servers.Servers(ctx) {
 		if err != nil {
 			return nil, err
 		}
 		if s.Phase != hub.Absent {
-			servers[s.Key.User] = append(servers[s.Key.User], s)
-		}
-		if s.Phase == hub.Ready {
-			view.RunningCount++
-		}
-	}
-	view.SignedIn = len(sessions)
-	var rows []adminRow
-	for u, err := range w.cfg.Users.Users(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		view.Total++
-		if !strings.Contains(u.Name.String(), strings.ToLower(view.Query)) && !strings.Contains(strings.ToLower(u.DisplayName), strings.ToLower(view.Query)) {
-			continue
-		}
-		if len(servers[u.Name]) == 0 && !view.OnlyActive {
-			rows = append(rows, w.personRow(u, sessions[u.Name]))
-		}
-		for _, s := range servers[u.Name] {
-			rows = append(rows, w.serverRow(u, sessions[u.Name], s, used[s.Key]))
+			rows = append(rows, w.serverRow(s, names[s.Key.User], used[s.Key], v))
 		}
 	}
 	return rows, nil
 }
 
-func (w *Web) personRow(u hub.User, sessions int) adminRow {
-	row := adminRow{User: u.Name.String(), Admin: u.Admin, SessionCount: sessions}
-	if sessions > 0 {
-		row.SignOutURL = w.path("admin/sign-out/" + u.Name.String())
-	}
-	return row
-}
+var phaseOrder = []hub.Phase{hub.Ready, hub.Paused, hub.Starting, hub.Queued, hub.Stopping, hub.Failed}
 
-func (w *Web) serverRow(u hub.User, sessions int, s hub.Server, used time.Time) adminRow {
-	row := w.personRow(u, sessions)
-	row.key, row.State, row.Tone = s.Key.Label(), states[s.Phase][0], states[s.Phase][1]
-	row.Server = s.Key.Server.String()
-	if row.Server == "" {
-		row.Server = "default"
+func (w *Web) serverRow(s hub.Server, fullName string, used time.Time, v visitor) adminServer {
+	row := adminServer{
+		ID: "server-" + s.Key.Label(), Person: s.Key.User.String(), FullName: fullName, Server: s.Key.Server.String(), Who: name(s.Key, visitor{}),
+		Profile: profileTitle(w.profile(s.Profile)),
+		phase:   phases[s.Phase], order: slices.Index(phaseOrder, s.Phase), Version: fmt.Sprintf("%s %d", s.Phase, s.Generation),
 	}
-	row.Server += " (" + s.Profile + ")"
-	row.running = s.Phase.Active() && s.Phase != hub.Stopping
-	if row.running {
+	if row.FullName == row.Person {
+		row.FullName = ""
+	}
+	if s.Phase.Active() && s.Phase != hub.Stopping {
 		row.StopURL = w.path("stop/" + keyPath(s.Key))
 	}
-	if s.Phase == hub.Ready {
-		row.since, row.Since = s.Started, ago(s.Started)
-		if used.Before(s.Started) {
-			used = s.Started
-		}
-		row.idle, row.Idle = used, ago(used)
+	if s.Phase != hub.Ready && s.Phase != hub.Paused {
+		return row
 	}
-	if usage, cores, ok := w.cfg.Servers.Usage(s.Key); ok && row.running {
-		row.cores, row.memory = cores, usage.Memory
-		row.CPU, row.Memory = fmt.Sprintf("%.0f%%", 100*cores), bytesText(usage.Memory)
+	if to := w.destination(v, s, ""); to != w.path("admin") {
+		row.OpenURL = to
+	}
+	if used.Before(s.Started) {
+		used = s.Started
+	}
+	row.started, row.Since, row.used, row.Idle = s.Started, ago(s.Started), used, ago(used)
+	if u, cores, ok := w.cfg.Servers.Usage(s.Key); ok {
+		row.Usage, row.cores, row.memory = w.usageOf(s), cores, max(0, u.Memory)
+		row.CPU, row.Memory = coresText(cores), bytesText(u.Memory)
 	}
 	return row
 }
 
-// ago says how long ago a time was, roughly.
-func ago(t time.Time) string {
-	switch d := time.Since(t); {
-	case d < time.Minute:
-		return "under 1 min"
-	case d < time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
-	default:
-		return fmt.Sprintf("%d days", int(d.Hours()/24))
+// stoppable are the servers that "stop all" would end: those that the search shows and that run or
+// are about to.
+func (w *Web) stoppable(ctx context.Context, v visitor, query string) ([]hub.ServerKey, error) {
+	rows, err := w.serverRows(ctx, v)
+	if err != nil {
+		return nil, err
 	}
+	var keys []hub.ServerKey
+	for _, row := range matching(rows, query) {
+		key, err := hub.ParseServerKey(row.Person, row.Server)
+		if err == nil && row.StopURL != "" {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
 }
 
-// adminStop stops the servers that a page showed.
-func (w *Web) adminStop(rw http.ResponseWriter, r *http.Request, v visitor) error {
-	if !v.Admin {
-		return errAdmins
+// adminAskStopAll asks once more, with the number, before many people lose what they compute.
+func (w *Web) adminAskStopAll(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	query := r.URL.Query().Get("q")
+	keys, err := w.stoppable(r.Context(), v, query)
+	if err != nil {
+		return err
 	}
-	if err := r.ParseForm(); err != nil {
-		return hub.Errorf(hub.Invalid, "read form", "the form can't be read")
+	view := struct {
+		Query, Servers, StopURL, BackURL string
+		Count                            int
+	}{query, count(len(keys), "server", "servers"), w.path("admin/stop-all"), w.path("admin") + "?" + url.Values{"q": {query}}.Encode(), len(keys)}
+	return w.render(rw, http.StatusOK, "stop-all", v.frame("Stop all servers", "admin"), view)
+}
+
+// adminStopAll stops what the search finds, several at a time, and goes on past those that fail.
+func (w *Web) adminStopAll(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	keys, err := w.stoppable(r.Context(), v, r.PostFormValue("q"))
+	if err != nil {
+		return err
 	}
-	for _, label := range r.PostForm["server"] {
-		key, ok := hub.ParseServerLabel(label)
-		if !ok {
-			return &hub.Error{Kind: hub.Invalid, Op: "stop servers", Field: "server", Message: "there is no such server", Remedy: "load the page again"}
-		}
-		if _, err := w.cfg.Servers.Stop(r.Context(), key, "an administrator stopped it"); err != nil {
+	w.cfg.Logger.InfoContext(r.Context(), "stop all", "by", v.User.String(), "servers", len(keys))
+	var g errgroup.Group
+	g.SetLimit(8)
+	for _, key := range keys {
+		g.Go(func() error {
+			_, err := w.cfg.Servers.Stop(r.Context(), key, "an administrator stopped it")
+			if err != nil {
+				w.cfg.Logger.WarnContext(r.Context(), "stop all: not stopped", "server", key.String(), "error", err)
+			}
 			return err
-		}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	http.Redirect(rw, r, w.path("admin"), http.StatusSeeOther)
 	return nil
@@ -222,9 +228,6 @@ func (w *Web) adminStop(rw http.ResponseWriter, r *http.Request, v visitor) erro
 
 // adminSignOut ends every session of a person; what they run goes on.
 func (w *Web) adminSignOut(rw http.ResponseWriter, r *http.Request, v visitor) error {
-	if !v.Admin {
-		return errAdmins
-	}
 	name, err := hub.ParseUserName(r.PathValue("user"))
 	if err != nil {
 		return err
@@ -233,7 +236,82 @@ func (w *Web) adminSignOut(rw http.ResponseWriter, r *http.Request, v visitor) e
 	if err != nil {
 		return err
 	}
-	w.cfg.Logger.InfoContext(r.Context(), "signed out by administrator", "user", name.String(), "by", v.User.String(), "sessions", len(ended))
-	http.Redirect(rw, r, w.path("admin"), http.StatusSeeOther)
+	w.cfg.Logger.LogAttrs(r.Context(), slog.LevelInfo, "signed out by administrator", slog.String("user", name.String()), slog.String("by", v.User.String()), slog.Int("sessions", len(ended)))
+	http.Redirect(rw, r, hub.LocalPath(r.PostFormValue("back"), w.path("admin"), w.path("admin/people")), http.StatusSeeOther)
 	return nil
+}
+
+const perPage = 100
+
+// column is a column of a table of rows T.
+type column[T any] struct {
+	Title, ID string
+	compare   func(a, b T) int
+}
+
+// heading is a column's head as shown; Sorted is "ascending", "descending" or "".
+type heading struct{ Title, URL, Sorted string }
+
+// listing is what every table of the administration has: a search, headings that sort, and pages.
+type listing struct {
+	Here                          string // "servers" or "people"
+	Action, ServersURL, PeopleURL string
+	Self                          string // this very view of it, to come back to
+	Query, Sort, Dir              string
+	Headings                      []heading
+	Page, Pages                   int
+	PrevURL, NextURL              string
+}
+
+func (w *Web) listing(here, page string) listing {
+	return listing{Here: here, Action: w.path(page), ServersURL: w.path("admin"), PeopleURL: w.path("admin/people")}
+}
+
+// list sorts rows and cuts the page that q asks for.
+func list[T any](l listing, q url.Values, columns []column[T], rows []T) (listing, []T) {
+	l.Query, l.Sort, l.Dir = plain(q.Get("q")), columns[0].ID, "up"
+	if q.Get("dir") == "down" {
+		l.Dir = "down"
+	}
+	by := columns[0]
+	for _, c := range columns {
+		if c.ID == q.Get("sort") {
+			by, l.Sort = c, c.ID
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b T) int {
+		if l.Dir == "down" {
+			return by.compare(b, a)
+		}
+		return by.compare(a, b)
+	})
+	link := func(sort, dir string, page int) string {
+		to := url.Values{"sort": {sort}, "dir": {dir}}
+		if l.Query != "" {
+			to.Set("q", l.Query)
+		}
+		if page > 1 {
+			to.Set("page", strconv.Itoa(page))
+		}
+		return l.Action + "?" + to.Encode()
+	}
+	for _, c := range columns {
+		h := heading{c.Title, link(c.ID, "up", 1), ""}
+		if c.ID == l.Sort {
+			h.Sorted = map[string]string{"up": "ascending", "down": "descending"}[l.Dir]
+			h.URL = link(c.ID, map[string]string{"up": "down", "down": "up"}[l.Dir], 1)
+		}
+		l.Headings = append(l.Headings, h)
+	}
+	l.Pages = max(1, (len(rows)+perPage-1)/perPage)
+	l.Page, _ = strconv.Atoi(q.Get("page"))
+	l.Page = min(max(l.Page, 1), l.Pages)
+	if l.Page > 1 {
+		l.PrevURL = link(l.Sort, l.Dir, l.Page-1)
+	}
+	if l.Page < l.Pages {
+		l.NextURL = link(l.Sort, l.Dir, l.Page+1)
+	}
+	l.Self = link(l.Sort, l.Dir, l.Page)
+	return l, rows[(l.Page-1)*perPage : min(l.Page*perPage, len(rows))]
 }

@@ -1,9 +1,9 @@
 package web
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
-	"strings"
 	"time"
 
 	"carrel/hub"
@@ -27,32 +27,46 @@ func (w *Web) Edge() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /notice/{label}", kit.Handle(w.notice))
 	mux.Handle("POST /notice/{label}", kit.Handle(w.notice))
+	mux.Handle("/", kit.Handle(func(http.ResponseWriter, *http.Request) error {
+		return hub.Errorf(hub.NotFound, "edge", "there is no such call")
+	}))
 	return mux
 }
 
 func (w *Web) notice(rw http.ResponseWriter, r *http.Request) error {
-	key, ok := hub.ParseServerLabel(r.PathValue("label"))
-	if !ok {
-		return hub.Errorf(hub.NotFound, "tell notice", "there is no such server")
-	}
-	s, err := w.cfg.Servers.Server(r.Context(), key)
+	s, err := w.labelled(r.Context(), r.PathValue("label"))
 	if err == nil && r.Method == http.MethodPost {
-		s, err = w.cfg.Servers.Extend(r.Context(), key)
+		s, err = w.cfg.Servers.Extend(r.Context(), s.Key)
 	}
 	if err != nil {
 		return err
 	}
-	owner, err := w.cfg.Users.User(r.Context(), key.User)
+	owner, err := w.cfg.Users.User(r.Context(), s.Key.User)
 	if err != nil && hub.KindOf(err) != hub.NotFound {
 		return err
 	}
 	rule := w.cfg.Servers.Policy().CullRule(s.Profile, owner.Groups)
-	n := notice{Now: time.Now(), Why: s.CullWhy, ExtendSeconds: int(rule.Extend.Seconds()), WarningSeconds: int(rule.Warning.Seconds())}
-	n.CanExtend = rule.Extend > 0 && !strings.Contains(s.CullWhy, "maximum age")
+	n := notice{Now: time.Now(), Why: plain(s.CullWhy), ExtendSeconds: int(rule.Extend.Seconds()), WarningSeconds: int(rule.Warning.Seconds()), CanExtend: keepable(s, rule)}
 	if !s.CullAt.IsZero() {
 		n.CullAt = &s.CullAt
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	rw.Header().Set("Cache-Control", "no-store")
 	return hub.Wrap(hub.Canceled, "send notice", json.NewEncoder(rw).Encode(n))
+}
+
+// labelled finds a server by its label; that of a very long name can't be read back, and is looked for.
+func (w *Web) labelled(ctx context.Context, label string) (hub.Server, error) {
+	if key, ok := hub.ParseServerLabel(label); ok {
+		return w.cfg.Servers.Server(ctx, key)
+	}
+	for s, err := range w.cfg.Servers.Servers(ctx) {
+		if err != nil {
+			return hub.Server{}, err
+		}
+		if s.Key.Label() == label {
+			return s, nil
+		}
+	}
+	return hub.Server{}, hub.Errorf(hub.NotFound, "tell notice", "there is no such server")
 }

@@ -1,7 +1,7 @@
 package web
 
 import (
-	"context"
+	"encoding/hex"
 	"net/http"
 	"net/url"
 	"strings"
@@ -24,15 +24,17 @@ func (w *Web) next(text string) string {
 	return hub.LocalPath(text, w.cfg.Origins.Base(), w.path("home"))
 }
 
-// login shows the ways to sign in; where there is one only, it is taken.
+// login shows the ways to sign in; where there is one only, it is taken. ?choose shows the page
+// all the same, so that someone whom the one provider sends back can stop there.
 func (w *Web) login(rw http.ResponseWriter, r *http.Request) error {
 	next := w.next(r.URL.Query().Get("next"))
-	if _, err := w.visitor(r); err == nil {
+	choose := r.URL.Query().Has("choose")
+	if _, err := w.visitor(r); err == nil && !choose {
 		http.Redirect(rw, r, next, http.StatusFound)
 		return nil
 	}
 	providers := w.cfg.Auth.Providers()
-	if len(providers) == 1 && !r.URL.Query().Has("choose") {
+	if len(providers) == 1 && !choose {
 		http.Redirect(rw, r, w.cfg.Auth.LoginPath(providers[0].Name, next), http.StatusFound)
 		return nil
 	}
@@ -41,7 +43,6 @@ func (w *Web) login(rw http.ResponseWriter, r *http.Request) error {
 	for _, p := range providers {
 		view.Providers = append(view.Providers, choice{p.Title, w.cfg.Auth.LoginPath(p.Name, next)})
 	}
-	rw.Header().Set("Cache-Control", "no-store")
 	return w.render(rw, http.StatusOK, "login", frame{Title: "Sign in"}, view)
 }
 
@@ -63,7 +64,6 @@ func (w *Web) logout(rw http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{hub.CookieSession, hub.CookieSignIn} {
 		http.SetCookie(rw, &http.Cookie{Name: w.cfg.Origins.Cookie(name), Path: "/", MaxAge: -1, HttpOnly: true, Secure: w.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode})
 	}
-	rw.Header().Set("Cache-Control", "no-store")
 	http.Redirect(rw, r, to, http.StatusSeeOther)
 	return nil
 }
@@ -77,19 +77,18 @@ const ticketLife = time.Minute
 // ticket lets the browser that waits on a notebook's host open a session there (see hub.Ticket).
 func (w *Web) ticket(rw http.ResponseWriter, r *http.Request, v visitor) error {
 	o, q := w.cfg.Origins, r.URL.Query()
-	host, next := strings.ToLower(q.Get("host")), q.Get("next")
+	host, next, browser := strings.ToLower(q.Get("host")), q.Get("next"), q.Get("browser")
 	bad := &hub.Error{Kind: hub.Invalid, Op: "make ticket", Field: "next", Message: "this link leads to no notebook", Remedy: "open the notebook from your servers"}
-	place := o.Classify(host)
 	prefix := o.Base() + "user/"
-	if !place.Notebooks || hub.LocalPath(next, prefix, "") == "" || len(q.Get("browser")) != 64 {
+	if raw, err := hex.DecodeString(browser); err != nil || len(raw) != 32 || !o.Classify(host).Notebooks || hub.LocalPath(next, prefix, "") == "" {
 		return bad
 	}
 	u, err := url.Parse(next)
 	if err != nil {
 		return bad
 	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(u.Path, prefix), "/")
-	key, err := hub.ParseServerKey(name, "")
+	user, _, _ := strings.Cut(strings.TrimPrefix(u.Path, prefix), "/")
+	key, err := hub.ParseServerKey(user, "")
 	if err != nil || o.Host(key.User) != host {
 		return bad
 	}
@@ -97,7 +96,7 @@ func (w *Web) ticket(rw http.ResponseWriter, r *http.Request, v visitor) error {
 		return err
 	}
 	secret := hub.RandomSecret()
-	t := hub.Ticket{Parent: v.session.Hash, Host: host, Browser: hub.SecretHash(q.Get("browser")), Next: next}
+	t := hub.Ticket{Parent: v.session.Hash, Host: host, Browser: hub.SecretHash(browser), Next: next}
 	if err := w.cfg.Tickets.PutTicket(r.Context(), secret.Hash(), t, ticketLife); err != nil {
 		return err
 	}
@@ -108,26 +107,15 @@ func (w *Web) ticket(rw http.ResponseWriter, r *http.Request, v visitor) error {
 
 // userRedirect leads to the same page of whoever is signed in, as JupyterHub's does.
 func (w *Web) userRedirect(rw http.ResponseWriter, r *http.Request, v visitor) error {
-	rest := r.PathValue("rest")
+	rest := strings.TrimPrefix(r.URL.EscapedPath(), "/user-redirect/")
 	if r.URL.RawQuery != "" {
 		rest += "?" + r.URL.RawQuery
 	}
-	target := w.cfg.Origins.ServerPath(hub.ServerKey{User: v.User}) + rest
-	if hub.LocalPath(target, w.cfg.Origins.Base(), "") == "" {
-		return hub.Errorf(hub.Invalid, "redirect", "this link leads nowhere")
+	base := w.cfg.Origins.ServerPath(hub.ServerKey{User: v.User})
+	target := hub.LocalPath(base+rest, base, "")
+	if target == "" {
+		return &hub.Error{Kind: hub.Invalid, Op: "redirect", Message: "this link leads to no page of a server", Remedy: "check the address, or open the server from your servers"}
 	}
 	http.Redirect(rw, r, w.cfg.Origins.ServerOrigin(v.User)+target, http.StatusFound)
 	return nil
-}
-
-// target parses the path's server, and checks that the visitor may start and stop it.
-func (w *Web) target(_ context.Context, r *http.Request, v visitor) (hub.ServerKey, error) {
-	key, err := hub.ParseServerKey(r.PathValue("user"), r.PathValue("server"))
-	if err != nil {
-		return hub.ServerKey{}, err
-	}
-	if !v.Can(hub.ScopeServers, key.User) {
-		return hub.ServerKey{}, &hub.Error{Kind: hub.Forbidden, Op: "authorise", Message: "this server is someone else's", Remedy: "go to your own servers"}
-	}
-	return key, nil
 }

@@ -1,0 +1,187 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"carrel/hub"
+)
+
+// stepTitles are the steps of a start in the order in which they are shown.
+var stepTitles = [][2]string{
+	{"queue", "Wait for a turn"}, {"image", "Get the image"}, {"create", "Prepare the home"}, {"start", "Start the container"},
+	{"wait", "Wake Jupyter"}, {"kernel", "Try a kernel"}, {"ready", "Ready"},
+}
+
+type stepView struct{ Step, Title, State string }
+
+type pendingView struct {
+	Name, Message, Detail, ProgressURL, CancelURL, FailedURL string
+	Percent                                                  int
+	Steps                                                    []stepView
+}
+
+// pending shows how a start goes; without scripts it is fetched anew every two seconds.
+func (w *Web) pending(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	key, err := w.target(r, v)
+	if err != nil {
+		return err
+	}
+	s, err := w.cfg.Servers.Server(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	next := r.URL.Query().Get("next")
+	switch s.Phase {
+	case hub.Ready, hub.Paused:
+		http.Redirect(rw, r, w.destination(v, s, next), http.StatusFound)
+		return nil
+	case hub.Absent, hub.Failed, hub.Stopping:
+		http.Redirect(rw, r, w.withNext("spawn", key, next), http.StatusFound)
+		return nil
+	case hub.Queued, hub.Starting:
+	}
+	view := pendingView{
+		Name: name(key, v), ProgressURL: w.withNext("spawn-progress", key, next), CancelURL: w.path("stop/" + keyPath(key)),
+		FailedURL: w.withNext("spawn", key, next),
+	}
+	p := w.told(r.Context(), key)
+	if p.Step == "" || p.Done { // another hub flies it, or the steps are those of the start before
+		p = hub.Progress{Step: "queue", Message: "waiting for a turn", Percent: 5}
+		if s.Phase == hub.Starting {
+			p = hub.Progress{Step: "wait", Message: "the server is starting up", Percent: 40}
+		}
+	}
+	view.Message, view.Detail, view.Percent = sentence(p.Message), plain(p.Detail), p.Percent
+	state := "done"
+	for _, t := range stepTitles {
+		if t[0] == "kernel" && !w.cfg.Servers.Policy().KernelCheck {
+			continue
+		}
+		step := stepView{t[0], t[1], state}
+		if t[0] == p.Step {
+			step.State, state = "now", "todo"
+		}
+		view.Steps = append(view.Steps, step)
+	}
+	f := v.frame("Starting "+view.Name, "home")
+	f.Script, f.Refresh = "pending.js", "2"
+	return w.render(rw, http.StatusOK, "pending", f, view)
+}
+
+// event is one step on the wire, with JupyterHub's names where it has them.
+type event struct {
+	Progress int      `json:"progress"`
+	Message  string   `json:"message"`
+	Step     string   `json:"step"`
+	Detail   string   `json:"detail,omitempty"`
+	Place    int      `json:"place,omitempty"`
+	Ready    bool     `json:"ready,omitempty"`
+	Failed   bool     `json:"failed,omitempty"`
+	URL      string   `json:"url,omitempty"`
+	Remedy   string   `json:"remedy,omitempty"`
+	Log      []string `json:"log,omitempty"`
+}
+
+const keepAlive = 15 * time.Second
+
+// progress is the stream of events behind the page (the HTML standard's server-sent events). An
+// event's id is its time, so that a browser that comes back is not told all again.
+func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error {
+	key, err := w.target(r, v)
+	if err != nil {
+		return err
+	}
+	h := rw.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no")
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	seen, _ := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)
+	steps, wait := w.follow(r.Context(), key)
+	defer wait()
+	tick := time.NewTicker(keepAlive)
+	defer tick.Stop()
+	send := newSender(rw)
+	send("retry: 2000\n\n")
+	for {
+		select {
+		case <-tick.C:
+			send(": still here\n\n")
+		case p, more := <-steps:
+			if !more {
+				return send("")
+			}
+			id := p.At.UnixNano()
+			if id <= seen && !p.Done {
+				continue
+			}
+			b, err := json.Marshal(w.event(r.Context(), v, key, p, r.URL.Query().Get("next")))
+			if err != nil {
+				return hub.Wrap(hub.Internal, "encode progress", err)
+			}
+			send("id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n")
+		}
+		if err := send(""); err != nil {
+			return err
+		}
+	}
+}
+
+// newSender writes and flushes until the first error, which it gives from then on.
+func newSender(rw http.ResponseWriter) func(string) error {
+	var failed error
+	rc := http.NewResponseController(rw)
+	return func(text string) error {
+		if failed == nil && text != "" {
+			if _, failed = fmt.Fprint(rw, text); failed == nil {
+				failed = rc.Flush()
+			}
+		}
+		return hub.Wrap(hub.Canceled, "send progress", failed)
+	}
+}
+
+// follow makes a channel of the steps; the function returned ends and joins what fills it.
+func (w *Web) follow(ctx context.Context, key hub.ServerKey) (<-chan hub.Progress, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	steps := make(chan hub.Progress)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(steps)
+		for p := range w.cfg.Servers.Progress(ctx, key) {
+			select {
+			case steps <- p:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return steps, func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+func (w *Web) event(ctx context.Context, v visitor, key hub.ServerKey, p hub.Progress, next string) event {
+	e := event{
+		Progress: p.Percent, Message: plain(p.Message), Step: p.Step, Detail: plain(p.Detail), Place: p.Place,
+		Ready: p.Done && !p.Failed, Failed: p.Failed, Remedy: plain(p.Remedy), Log: logTail(p.Log),
+	}
+	e.Message = strings.TrimSuffix(sentence(e.Message), ".")
+	if e.Ready {
+		s, err := w.cfg.Servers.Server(ctx, key)
+		if err != nil {
+			s = hub.Server{Key: key}
+		}
+		e.URL = w.destination(v, s, next)
+	}
+	return e
+}
