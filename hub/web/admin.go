@@ -89,7 +89,7 @@ func (w *Web) adminServers(rw http.ResponseWriter, r *http.Request, v visitor) e
 		view.StopAllURL += "?" + url.Values{"q": {view.Query}}.Encode()
 	}
 	f := v.frame("Servers", "admin")
-	f.Script = "admin.js"
+	f.Script, f.Wide = "admin.js", true
 	return w.render(rw, http.StatusOK, "admin-servers", f, view)
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // rowsOf are the first cells of a table's rows.
-func rowsOf(p page) []string {
+func rowsOf(p answer) []string {
 	var names []string
 	for _, tr := range p.all("tr") {
 		if attr(tr, "data-key") == "" {
@@ -77,7 +77,7 @@ func TestAdminServers(t *testing.T) {
 }
 
 // spaced is a page's text with a space between elements.
-func spaced(p page) string {
+func spaced(p answer) string {
 	var words []string
 	for n := range p.doc.Descendants() {
 		if n.Type == html.TextNode {

@@ -36,10 +36,13 @@ type homeView struct {
 func (w *Web) card(s hub.Server, v visitor) serverCard {
 	p := keyPath(s.Key)
 	c := serverCard{
-		ID: "server-" + s.Key.Label(), Title: capital(name(s.Key, v)), phase: phases[s.Phase], Profile: profileTitle(w.profile(s.Profile)),
+		ID: "server-" + s.Key.Label(), Title: name(s.Key, v), phase: phases[s.Phase], Profile: profileTitle(w.profile(s.Profile)),
 		OpenURL: w.destination(v, s, ""), PendingURL: w.path("spawn-pending/" + p), StopURL: w.path("stop/" + p), SpawnURL: w.path("spawn/" + p), KeepURL: w.path("keep/" + p),
 		Running: s.Phase == hub.Ready || s.Phase == hub.Paused, Pending: s.Phase == hub.Queued || s.Phase == hub.Starting,
 		Stopping: s.Phase == hub.Stopping, Failed: s.Phase == hub.Failed, Startable: !s.Phase.Active(),
+	}
+	if s.Key.Server.String() == "" {
+		c.Title = "My server"
 	}
 	c.Say = c.Title + " is " + c.Word
 	if c.Running {

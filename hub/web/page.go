@@ -37,6 +37,7 @@ type frame struct {
 	Here         string   // the navigation's present place
 	Refresh      string   // what a browser without scripts is to do: seconds, and perhaps an address
 	Script       string   // the page's script, if it has one
+	Wide         bool     // for tables
 	Person       *persona // nil: nobody is signed in
 	Body         template.HTML
 	w            *Web

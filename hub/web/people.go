@@ -54,7 +54,7 @@ func (w *Web) adminPeople(rw http.ResponseWriter, r *http.Request, v visitor) er
 	}
 	view.listing, view.Rows = list(w.listing("people", "admin/people"), q, personColumns, found)
 	f := v.frame("People", "admin")
-	f.Script = "admin.js"
+	f.Script, f.Wide = "admin.js", true
 	return w.render(rw, http.StatusOK, "admin-people", f, view)
 }
 

@@ -131,7 +131,15 @@ func (m *scriptedServers) Extend(_ context.Context, key hub.ServerKey) (hub.Serv
 	return s, nil
 }
 
+func (m *scriptedServers) use(key hub.ServerKey, u hub.Usage) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.usage[key] = u
+}
+
 func (m *scriptedServers) Usage(key hub.ServerKey) (hub.Usage, float64, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	u, ok := m.usage[key]
 	return u, u.CPUSeconds, ok // a test gives the cores as seconds
 }
@@ -225,14 +233,14 @@ func (s *site) person(text string, change func(*hub.User)) hub.User {
 
 func admin(u *hub.User) { u.Admin = true }
 
-// page is an answer, parsed where it is HTML.
-type page struct {
+// answer is a response, parsed where it is HTML.
+type answer struct {
 	*httptest.ResponseRecorder
 	doc *html.Node
 }
 
 // ask sends a request as who ("" for nobody), as a browser's navigation unless header says otherwise.
-func (s *site) ask(who, method, path string, form url.Values, header http.Header) page {
+func (s *site) ask(who, method, path string, form url.Values, header http.Header) answer {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(s.t.Context(), method, s.origins.HubOrigin()+path, strings.NewReader(form.Encode()))
 	r.Header = http.Header{"Accept": {"text/html"}, "Sec-Fetch-Mode": {"navigate"}, "Sec-Fetch-Site": {"same-origin"}}
@@ -249,7 +257,7 @@ func (s *site) ask(who, method, path string, form url.Values, header http.Header
 	if secret, ok := s.secrets[who]; ok {
 		r.AddCookie(&http.Cookie{Name: s.origins.Cookie(hub.CookieSession), Value: secret.Reveal()})
 	}
-	p := page{ResponseRecorder: httptest.NewRecorder()}
+	p := answer{ResponseRecorder: httptest.NewRecorder()}
 	s.handler.ServeHTTP(p, r)
 	if strings.HasPrefix(p.Header().Get("Content-Type"), "text/html") {
 		doc, err := html.Parse(strings.NewReader(p.Body.String()))
@@ -261,15 +269,18 @@ func (s *site) ask(who, method, path string, form url.Values, header http.Header
 	return p
 }
 
-func (s *site) get(who, path string) page { s.t.Helper(); return s.ask(who, "GET", path, nil, nil) }
+func (s *site) get(who, path string) answer {
+	s.t.Helper()
+	return s.ask(who, "GET", path, nil, nil)
+}
 
-func (s *site) post(who, path string, form url.Values) page {
+func (s *site) post(who, path string, form url.Values) answer {
 	s.t.Helper()
 	return s.ask(who, "POST", path, form, nil)
 }
 
 // text is what a reader sees.
-func (p page) text() string {
+func (p answer) text() string {
 	var b strings.Builder
 	if p.doc == nil {
 		return ""
@@ -282,10 +293,10 @@ func (p page) text() string {
 	return strings.Join(strings.Fields(b.String()), " ")
 }
 
-func (p page) location() string { return p.Header().Get("Location") }
+func (p answer) location() string { return p.Header().Get("Location") }
 
 // all are the elements of a tag.
-func (p page) all(tag string) []*html.Node {
+func (p answer) all(tag string) []*html.Node {
 	var list []*html.Node
 	if p.doc == nil {
 		return nil
@@ -308,7 +319,7 @@ func attr(n *html.Node, key string) string {
 }
 
 // forms are the addresses of the page's forms.
-func (p page) forms() []string {
+func (p answer) forms() []string {
 	var list []string
 	for _, f := range p.all("form") {
 		list = append(list, attr(f, "action"))

@@ -29,10 +29,8 @@ func name(key hub.ServerKey, v visitor) string {
 	case key.Server.String() == "":
 		return "my server"
 	}
-	return "my server " + key.Server.String()
+	return key.Server.String()
 }
-
-func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // profileView is one choice of a start form.
 type profileView struct {
@@ -43,7 +41,7 @@ type profileView struct {
 
 func cpuText(cpus float64) string {
 	text := strconv.FormatFloat(cpus, 'f', -1, 64)
-	if cpus == 1 {
+	if cpus <= 1 {
 		return text + " CPU"
 	}
 	return text + " CPUs"
