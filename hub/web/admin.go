@@ -210,20 +210,23 @@ func (w *Web) adminStopAll(rw http.ResponseWriter, r *http.Request, v visitor) e
 	w.cfg.Logger.InfoContext(r.Context(), "stop all", "by", v.User.String(), "servers", len(keys))
 	var g errgroup.Group
 	g.SetLimit(8)
+	ctx := r.Context()
 	for _, key := range keys {
-		g.Go(func() error {
-			_, err := w.cfg.Servers.Stop(r.Context(), key, "an administrator stopped it")
-			if err != nil {
-				w.cfg.Logger.WarnContext(r.Context(), "stop all: not stopped", "server", key.String(), "error", err)
-			}
-			return err
-		})
+		g.Go(func() error { return w.stopOne(ctx, key) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	http.Redirect(rw, r, w.path("admin"), http.StatusSeeOther)
+	redirect(rw, r, w.path("admin"), http.StatusSeeOther)
 	return nil
+}
+
+func (w *Web) stopOne(ctx context.Context, key hub.ServerKey) error {
+	_, err := w.cfg.Servers.Stop(ctx, key, "an administrator stopped it")
+	if err != nil {
+		w.cfg.Logger.WarnContext(ctx, "stop all: not stopped", "server", key.String(), "error", err)
+	}
+	return err
 }
 
 // adminSignOut ends every session of a person; what they run goes on.
@@ -237,7 +240,7 @@ func (w *Web) adminSignOut(rw http.ResponseWriter, r *http.Request, v visitor) e
 		return err
 	}
 	w.cfg.Logger.LogAttrs(r.Context(), slog.LevelInfo, "signed out by administrator", slog.String("user", name.String()), slog.String("by", v.User.String()), slog.Int("sessions", len(ended)))
-	http.Redirect(rw, r, hub.LocalPath(r.PostFormValue("back"), w.path("admin"), w.path("admin/people")), http.StatusSeeOther)
+	redirect(rw, r, hub.LocalPath(r.PostFormValue("back"), w.path("admin"), w.path("admin/people")), http.StatusSeeOther)
 	return nil
 }
 

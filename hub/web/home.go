@@ -121,7 +121,7 @@ func (w *Web) addServer(rw http.ResponseWriter, r *http.Request, v visitor) erro
 		message, remedy := hub.Public(err)
 		return w.showHome(rw, r, v, http.StatusUnprocessableEntity, homeView{Added: plain(typed), Fault: sentence(message) + " " + sentence(remedy)})
 	}
-	http.Redirect(rw, r, w.path("spawn/"+keyPath(hub.ServerKey{User: v.User, Server: server})), http.StatusSeeOther)
+	redirect(rw, r, w.path("spawn/"+keyPath(hub.ServerKey{User: v.User, Server: server})), http.StatusSeeOther)
 	return nil
 }
 
@@ -138,7 +138,7 @@ func (w *Web) stop(rw http.ResponseWriter, r *http.Request, v visitor) error {
 		return err
 	}
 	w.settle(r, key)
-	http.Redirect(rw, r, hub.LocalPath(r.PostFormValue("back"), w.path("admin"), w.path("home")), http.StatusSeeOther)
+	redirect(rw, r, hub.LocalPath(r.PostFormValue("back"), w.path("admin"), w.path("home")), http.StatusSeeOther)
 	return nil
 }
 
@@ -168,6 +168,6 @@ func (w *Web) keep(rw http.ResponseWriter, r *http.Request, v visitor) error {
 	if _, err := w.cfg.Servers.Extend(r.Context(), key); err != nil {
 		return err
 	}
-	http.Redirect(rw, r, w.path("home"), http.StatusSeeOther)
+	redirect(rw, r, w.path("home"), http.StatusSeeOther)
 	return nil
 }

@@ -139,7 +139,7 @@ func TestLooks(t *testing.T) {
 					b.do("set the stage", emulation.SetDeviceMetricsOverride(width, 800, 1, width < 500),
 						emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
 					b.open(l.path)
-					b.do("open what is folded", chromedp.Evaluate(`for (const d of document.querySelectorAll("main .log")) d.open = true; true`, nil))
+					b.do("open what is folded", chromedp.Evaluate(`for (const d of document.querySelectorAll("main details")) d.open = true; true`, nil))
 					if over := eval[string](b, overflow); over != "" {
 						t.Errorf("wider than the window: %s", over)
 					}

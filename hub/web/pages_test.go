@@ -237,16 +237,16 @@ func TestSpawnPage(t *testing.T) {
 			t.Errorf("the start page does not say %q:\n%s", want, failed.text())
 		}
 	}
-	chosen := ""
+	var chosen []string
 	for _, n := range failed.all("input") {
 		for _, a := range n.Attr {
 			if a.Key == "checked" {
-				chosen += attr(n, "value")
+				chosen = append(chosen, attr(n, "value"))
 			}
 		}
 	}
-	if chosen != "large" {
-		t.Errorf("chosen is %q, want the profile of the last start", chosen)
+	if !slices.Equal(chosen, []string{"large"}) {
+		t.Errorf("chosen are %q, want the profile of the last start", chosen)
 	}
 	if text := s.get("bob", "/hub/spawn/bob?next=/user/bob/lab/tree/a%2520b.ipynb").text(); !strings.Contains(text, "you go on to lab/tree/a b.ipynb.") {
 		t.Errorf("the start page does not say where it leads:\n%s", text)

@@ -3,7 +3,7 @@ package web
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -40,10 +40,10 @@ func (w *Web) pending(rw http.ResponseWriter, r *http.Request, v visitor) error 
 	next := r.URL.Query().Get("next")
 	switch s.Phase {
 	case hub.Ready, hub.Paused:
-		http.Redirect(rw, r, w.destination(v, s, next), http.StatusFound)
+		redirect(rw, r, w.destination(v, s, next), http.StatusFound)
 		return nil
 	case hub.Absent, hub.Failed, hub.Stopping:
-		http.Redirect(rw, r, w.withNext("spawn", key, next), http.StatusFound)
+		redirect(rw, r, w.withNext("spawn", key, next), http.StatusFound)
 		return nil
 	case hub.Queued, hub.Starting:
 	}
@@ -109,44 +109,39 @@ func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error
 	defer wait()
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
-	send := newSender(rw)
-	send("retry: 2000\n\n")
-	for {
+	for text := "retry: 2000\n\n"; ; {
+		if err := sendNow(rw, text); err != nil {
+			return err
+		}
 		select {
 		case <-tick.C:
-			send(": still here\n\n")
+			text = ": still here\n\n"
 		case p, more := <-steps:
 			if !more {
-				return send("")
+				return nil
 			}
 			id := p.At.UnixNano()
-			if id <= seen && !p.Done {
+			if text = ""; id <= seen && !p.Done {
 				continue
 			}
 			b, err := json.Marshal(w.event(r.Context(), v, key, p, r.URL.Query().Get("next")))
 			if err != nil {
 				return hub.Wrap(hub.Internal, "encode progress", err)
 			}
-			send("id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n")
-		}
-		if err := send(""); err != nil {
-			return err
+			text = "id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n"
 		}
 	}
 }
 
-// newSender writes and flushes until the first error, which it gives from then on.
-func newSender(rw http.ResponseWriter) func(string) error {
-	var failed error
-	rc := http.NewResponseController(rw)
-	return func(text string) error {
-		if failed == nil && text != "" {
-			if _, failed = fmt.Fprint(rw, text); failed == nil {
-				failed = rc.Flush()
-			}
-		}
-		return hub.Wrap(hub.Canceled, "send progress", failed)
+// sendNow writes and flushes.
+func sendNow(rw http.ResponseWriter, text string) error {
+	if text == "" {
+		return nil
 	}
+	if _, err := io.WriteString(rw, text); err != nil {
+		return hub.Wrap(hub.Canceled, "send progress", err)
+	}
+	return hub.Wrap(hub.Canceled, "send progress", http.NewResponseController(rw).Flush())
 }
 
 // follow makes a channel of the steps; the function returned ends and joins what fills it.

@@ -11,7 +11,7 @@ import (
 )
 
 func (w *Web) root(rw http.ResponseWriter, r *http.Request) error {
-	http.Redirect(rw, r, w.path("home"), http.StatusFound)
+	redirect(rw, r, w.path("home"), http.StatusFound)
 	return nil
 }
 
@@ -30,12 +30,12 @@ func (w *Web) login(rw http.ResponseWriter, r *http.Request) error {
 	next := w.next(r.URL.Query().Get("next"))
 	choose := r.URL.Query().Has("choose")
 	if _, err := w.visitor(r); err == nil && !choose {
-		http.Redirect(rw, r, next, http.StatusFound)
+		redirect(rw, r, next, http.StatusFound)
 		return nil
 	}
 	providers := w.cfg.Auth.Providers()
 	if len(providers) == 1 && !choose {
-		http.Redirect(rw, r, w.cfg.Auth.LoginPath(providers[0].Name, next), http.StatusFound)
+		redirect(rw, r, w.cfg.Auth.LoginPath(providers[0].Name, next), http.StatusFound)
 		return nil
 	}
 	type choice struct{ Title, URL string }
@@ -62,9 +62,9 @@ func (w *Web) logout(rw http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, name := range []string{hub.CookieSession, hub.CookieSignIn} {
-		http.SetCookie(rw, &http.Cookie{Name: w.cfg.Origins.Cookie(name), Path: "/", MaxAge: -1, HttpOnly: true, Secure: w.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode})
+		http.SetCookie(rw, &http.Cookie{Name: w.cfg.Origins.Cookie(name), Path: "/", MaxAge: -1, HttpOnly: true, Secure: w.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode}) //nolint:gosec // G124: Secure wherever the hub is on HTTPS
 	}
-	http.Redirect(rw, r, to, http.StatusSeeOther)
+	redirect(rw, r, to, http.StatusSeeOther)
 	return nil
 }
 
@@ -101,7 +101,7 @@ func (w *Web) ticket(rw http.ResponseWriter, r *http.Request, v visitor) error {
 		return err
 	}
 	rw.Header().Set("Referrer-Policy", "no-referrer")
-	http.Redirect(rw, r, o.ServerOrigin(key.User)+o.Base()+"carrel-enter?ticket="+url.QueryEscape(secret.Reveal()), http.StatusFound)
+	redirect(rw, r, o.ServerOrigin(key.User)+o.Base()+"carrel-enter?ticket="+url.QueryEscape(secret.Reveal()), http.StatusFound)
 	return nil
 }
 
@@ -116,6 +116,6 @@ func (w *Web) userRedirect(rw http.ResponseWriter, r *http.Request, v visitor) e
 	if target == "" {
 		return &hub.Error{Kind: hub.Invalid, Op: "redirect", Message: "this link leads to no page of a server", Remedy: "check the address, or open the server from your servers"}
 	}
-	http.Redirect(rw, r, w.cfg.Origins.ServerOrigin(v.User)+target, http.StatusFound)
+	redirect(rw, r, w.cfg.Origins.ServerOrigin(v.User)+target, http.StatusFound)
 	return nil
 }

@@ -20,7 +20,7 @@ type spawnView struct {
 }
 
 func (w *Web) ownSpawn(rw http.ResponseWriter, r *http.Request, v visitor) error {
-	http.Redirect(rw, r, w.path("spawn/"+v.User.String()), http.StatusFound)
+	redirect(rw, r, w.path("spawn/"+v.User.String()), http.StatusFound)
 	return nil
 }
 
@@ -37,10 +37,10 @@ func (w *Web) spawnPage(rw http.ResponseWriter, r *http.Request, v visitor) erro
 	next := r.URL.Query().Get("next")
 	switch s.Phase {
 	case hub.Ready, hub.Paused:
-		http.Redirect(rw, r, w.destination(v, s, next), http.StatusFound)
+		redirect(rw, r, w.destination(v, s, next), http.StatusFound)
 		return nil
 	case hub.Queued, hub.Starting:
-		http.Redirect(rw, r, w.pendingURL(key, next), http.StatusFound)
+		redirect(rw, r, w.pendingURL(key, next), http.StatusFound)
 		return nil
 	case hub.Absent, hub.Stopping, hub.Failed:
 	}
@@ -116,7 +116,7 @@ func (w *Web) spawn(rw http.ResponseWriter, r *http.Request, v visitor) error {
 	next := r.PostFormValue("next")
 	_, err = w.cfg.Servers.Start(r.Context(), hub.StartRequest{Key: key, By: v.Principal, Profile: r.PostFormValue("profile"), SafeStart: r.PostFormValue("safe") == "1"})
 	if err == nil {
-		http.Redirect(rw, r, w.pendingURL(key, next), http.StatusSeeOther)
+		redirect(rw, r, w.pendingURL(key, next), http.StatusSeeOther)
 		return nil
 	}
 	switch hub.KindOf(err) {

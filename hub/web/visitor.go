@@ -27,7 +27,7 @@ func (w *Web) person(h func(http.ResponseWriter, *http.Request, visitor) error) 
 	return func(rw http.ResponseWriter, r *http.Request) error {
 		v, err := w.visitor(r)
 		if err != nil && hub.KindOf(err) == hub.Unauthenticated && httpx.WantsPage(r) && r.Method == http.MethodGet {
-			http.Redirect(rw, r, w.loginURL(w.path("")+r.URL.RequestURI()[1:]), http.StatusFound)
+			redirect(rw, r, w.loginURL(w.path("")+r.URL.RequestURI()[1:]), http.StatusFound)
 			return nil
 		}
 		if err != nil {

@@ -77,6 +77,7 @@ func StatusOf(err error) int {
 		return http.StatusServiceUnavailable
 	case hub.Canceled:
 		return StatusClosed
+	case hub.Internal:
 	}
 	return http.StatusInternalServerError
 }
@@ -120,20 +121,24 @@ func (k Kit) Handle(h HandlerFunc) http.Handler {
 	})
 }
 
-// guard makes an error of a panic; the server's own way to end a request passes.
+// guard makes an error of a panic.
 func (k Kit) guard(h HandlerFunc, w http.ResponseWriter, r *http.Request) (err error) {
+	ctx := r.Context()
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
+		if v := recover(); v != nil {
+			err = k.panicked(ctx, v)
 		}
-		if cause, ok := v.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
-			panic(v)
-		}
-		err = hub.Wrap(hub.Internal, "serve", fmt.Errorf("panic: %v", v))
-		k.Logger.ErrorContext(r.Context(), "panic", "request_id", RequestID(r.Context()), "stack", string(debug.Stack()))
 	}()
 	return h(w, r)
+}
+
+// panicked is the error of a panic; the server's own way to end a request goes on.
+func (k Kit) panicked(ctx context.Context, v any) error {
+	if cause, ok := v.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
+		panic(v)
+	}
+	k.Logger.ErrorContext(ctx, "panic", "request_id", RequestID(ctx), "stack", string(debug.Stack()))
+	return hub.Wrap(hub.Internal, "serve", fmt.Errorf("panic: %v", v))
 }
 
 // Error answers with an error, unless the answer has begun or nobody waits for it.
@@ -158,7 +163,9 @@ func (k Kit) Error(w http.ResponseWriter, r *http.Request, err error) {
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // the caller may be gone
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		k.Logger.DebugContext(r.Context(), "problem not told", "request_id", p.RequestID, "error", err)
+	}
 }
 
 // problem is what may be told of an error.
