@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,11 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"carrel/hub"
-	"carrel/hub/redisstore"
-	"carrel/internal/config"
 	"carrel/internal/redisserver"
-	"carrel/kernelimage"
-	"carrel/spawner/docker"
 )
 
 func serveCommand(f *flags) *cobra.Command {
@@ -125,37 +120,6 @@ func (d *deployment) redisServer() (*redisserver.Server, error) {
 	})
 }
 
-// stage is a group of loops that end together, before or after other groups.
-type stage struct {
-	ctx    context.Context //nolint:containedctx // it is the stage
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	failed chan<- error
-}
-
-func newStage(ctx context.Context, failed chan<- error) *stage {
-	s := &stage{failed: failed}
-	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	return s
-}
-
-// run launches a loop; one that ends by itself ends the whole.
-func (s *stage) run(loop func(context.Context) error) {
-	s.wg.Go(func() {
-		if err := loop(s.ctx); err != nil && s.ctx.Err() == nil {
-			select {
-			case s.failed <- err:
-			default:
-			}
-		}
-	})
-}
-
-func (s *stage) stop() {
-	s.cancel()
-	s.wg.Wait()
-}
-
 // serve runs the hub, and with it the proxy where withProxy says so, until ctx ends; then it stops
 // in order: proxy, hub, Redis. Notebooks go on.
 func serve(ctx context.Context, f *flags, withProxy bool) error {
@@ -211,7 +175,7 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 }
 
 // startRedis starts the private Redis where none is configured, and waits for one that is.
-func (d *deployment) startRedis(ctx context.Context, s *stage, failed <-chan error) (hubURL, proxyURL string, err error) {
+func (d *deployment) startRedis(ctx context.Context, s stage, failed <-chan error) (hubURL, proxyURL string, err error) {
 	if d.cfg.Redis.URL != "" {
 		return d.cfg.Redis.URL, d.cfg.Redis.URL, nil
 	}
@@ -287,52 +251,6 @@ func awaitAnswer(ctx context.Context, failed <-chan error, what, remedy string, 
 	}
 }
 
-// kernelImage is the image of profiles that name none; it is built when it is missing.
-func (d *deployment) kernelImage(ctx context.Context, driver *docker.Driver) (string, error) {
-	if d.cfg.Image.Name != "" {
-		return d.cfg.Image.Name, nil
-	}
-	opts, err := d.imageOptions()
-	if err != nil {
-		return "", err
-	}
-	needed := false
-	for _, p := range d.cfg.Profiles {
-		needed = needed || p.Image == ""
-	}
-	if !needed {
-		return opts.Name(), nil
-	}
-	return kernelimage.Build(ctx, driver, opts, tellBuild())
-}
-
-func (d *deployment) imageOptions() (kernelimage.Options, error) {
-	opts := kernelimage.HostOptions(os.Getenv)
-	opts.Base = d.cfg.Image.Base
-	if path := d.cfg.Image.ExtraCAFile; path != "" {
-		ca, err := os.ReadFile(path) //nolint:gosec // the operator's own choice
-		if err != nil {
-			return opts, &hub.Error{Kind: hub.Invalid, Op: "read extra CA", Field: "image.extra_ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
-		}
-		opts.ExtraCA = ca
-	}
-	return opts, nil
-}
-
-// tellBuild prints a build's steps, each once, with its percent now and then.
-func tellBuild() func(step string, percent int, message string) {
-	last, at := "", time.Time{}
-	return func(step string, percent int, message string) {
-		if step == kernelimage.StepDone && last == "" {
-			return // it was there
-		}
-		if step != last || time.Since(at) > 3*time.Second {
-			fmt.Printf("carrel: kernel image: %3d%% %s\n", percent, message)
-			last, at = step, time.Now()
-		}
-	}
-}
-
 func (d *deployment) child(redisURL string, listeners []net.Listener) (*proxyChild, error) {
 	h := d.handover(redisURL)
 	for _, file := range []struct {
@@ -399,145 +317,4 @@ func (d *deployment) greet(ctx context.Context, parts *hubParts) {
 		}
 	}
 	fmt.Println("\nCtrl-C stops Carrel and leaves notebooks running; carrel down removes them.")
-}
-
-// watchConfig reads the configuration anew on SIGHUP and when the file changes; a bad one is told of
-// and the last good one kept.
-func (d *deployment) watchConfig(ctx context.Context, f *flags, policy *atomic.Pointer[hub.Policy]) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	modified := func() time.Time {
-		if info, err := os.Stat(f.config); err == nil {
-			return info.ModTime()
-		}
-		return time.Time{}
-	}
-	last := modified()
-	tick := time.NewTicker(2 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-hup:
-		case <-tick.C:
-			if f.config == "" || modified().Equal(last) {
-				continue
-			}
-		}
-		last = modified()
-		cfg, faults := config.Load(f.config, os.Environ(), machine())
-		if len(faults) > 0 {
-			for _, fault := range faults {
-				d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "fault", fault.String())
-			}
-			continue
-		}
-		kernel := d.cfg.Image.Name
-		for _, p := range policy.Load().Profiles {
-			if kernel == "" {
-				kernel = p.Image
-			}
-		}
-		if opts, err := d.imageOptions(); err == nil && d.cfg.Image.Name == "" {
-			kernel = opts.Name()
-		}
-		p := cfg.Policy(kernel, policy.Load().MachineMemory)
-		policy.Store(&p)
-		d.logger.InfoContext(ctx, "configuration reloaded", "profiles", len(p.Profiles), "file", filepath.Base(f.config))
-	}
-}
-
-func downCommand(f *flags) *cobra.Command {
-	volumes := false
-	cmd := &cobra.Command{
-		Use: "down", Short: "Remove everything that this deployment made: servers, networks, the private Redis", Args: cobra.NoArgs,
-		Example: "  carrel down             people's homes stay\n  carrel down --volumes   homes are removed too",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := openDeployment(f)
-			if err != nil {
-				return err
-			}
-			driver, err := d.driver()
-			if err != nil {
-				return err
-			}
-			errs := []error{driver.Down(cmd.Context(), volumes)}
-			if d.cfg.Redis.URL == "" {
-				s, err := d.redisServer()
-				if err != nil {
-					return err
-				}
-				s.Stop()
-				errs = append(errs, os.RemoveAll(d.state.redis()))
-			} else {
-				errs = append(errs, d.forget(cmd.Context()))
-			}
-			if err := errors.Join(errs...); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Everything of", d.cfg.Deployment, "is gone.")
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&volumes, "volumes", false, "remove people's homes too")
-	return cmd
-}
-
-// forget removes the deployment's keys from a Redis that is not ours to end.
-func (d *deployment) forget(ctx context.Context) error {
-	store, err := d.store(d.cfg.Redis.URL)
-	if err != nil {
-		return err
-	}
-	defer store.Close() //nolint:errcheck // the process ends with it
-	return forgetAll(ctx, store)
-}
-
-func forgetAll(ctx context.Context, store *redisstore.Store) error {
-	for s, err := range store.Servers(ctx) {
-		if err != nil {
-			return err
-		}
-		if err := store.DeleteServer(ctx, s); err != nil {
-			return err
-		}
-		if err := store.DeleteRoute(ctx, s.Key, s.Generation); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func imageCommand(f *flags) *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Build the kernel image"}
-	rebuild := false
-	build := &cobra.Command{
-		Use: "build", Short: "Build the kernel image, and print its name", Args: cobra.NoArgs, Example: "  carrel image build",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := openDeployment(f)
-			if err != nil {
-				return err
-			}
-			driver, err := d.driver()
-			if err != nil {
-				return err
-			}
-			opts, err := d.imageOptions()
-			if err != nil {
-				return err
-			}
-			opts.Rebuild = rebuild
-			name, err := kernelimage.Build(cmd.Context(), driver, opts, tellBuild())
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), name)
-			return nil
-		},
-	}
-	build.Flags().BoolVar(&rebuild, "rebuild", false, "build although the image is there")
-	cmd.AddCommand(build)
-	return cmd
 }

@@ -150,39 +150,45 @@ profiles:
 		})
 	}
 
-	t.Run("two starts at once and a start racing a stop make one container", func(t *testing.T) {
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() { alice.api("POST", "/users/alice/server", `{"profile":"small"}`) })
-		}
-		wg.Wait()
-		alice.waitReady(time.Minute)
-		if n := containers(t, d); n != 1 {
-			t.Fatalf("%d containers after eight starts at once", n)
-		}
-		for i := range 12 {
-			wg.Go(func() {
-				if i%2 == 0 {
-					alice.api("DELETE", "/users/alice/server", "")
-				} else {
-					alice.api("POST", "/users/alice/server", `{"profile":"small"}`)
-				}
-			})
-		}
-		wg.Wait()
-		eventually(t, 90*time.Second, "the server settles", func() bool {
-			_, user := alice.api("GET", "/users/alice", "")
-			return user["pending"] == nil && user["name"] == "alice"
-		})
-		alice.start("small")
-		if n := containers(t, d); n != 1 {
-			t.Fatalf("%d containers after starts racing stops", n)
-		}
-	})
+	t.Run("two starts at once and a start racing a stop make one container", func(t *testing.T) { testRacingStarts(t, d, alice) })
+	t.Run("a full home can be emptied", func(t *testing.T) { testFullHome(t, alice) })
+}
 
-	t.Run("a full home can be emptied", func(t *testing.T) {
-		k := alice.newKernel()
-		out := k.run(`
+func testRacingStarts(t *testing.T, d *deployment, alice *person) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { alice.api("POST", "/users/alice/server", `{"profile":"small"}`) })
+	}
+	wg.Wait()
+	alice.waitReady(time.Minute)
+	if n := containers(t, d); n != 1 {
+		t.Fatalf("%d containers after eight starts at once", n)
+	}
+	for i := range 12 {
+		wg.Go(func() {
+			if i%2 == 0 {
+				alice.api("DELETE", "/users/alice/server", "")
+			} else {
+				alice.api("POST", "/users/alice/server", `{"profile":"small"}`)
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, 90*time.Second, "the server settles", func() bool {
+		_, user := alice.api("GET", "/users/alice", "")
+		return user["pending"] == nil && user["name"] == "alice"
+	})
+	alice.start("small")
+	if n := containers(t, d); n != 1 {
+		t.Fatalf("%d containers after starts racing stops", n)
+	}
+}
+
+func testFullHome(t *testing.T, alice *person) {
+	t.Helper()
+	k := alice.newKernel()
+	out := k.run(`
 try:
     with open('big', 'wb') as f:
         for _ in range(200):
@@ -191,15 +197,14 @@ try:
 except OSError as e:
     print(e.strerror)
 `)
-		if !strings.Contains(out, "No space left") && !strings.Contains(out, "quota") {
-			t.Fatalf("filling the home gave %q", out)
-		}
-		alice.stop()
-		alice.start("small")
-		if out := alice.newKernel().run("import os; os.remove('big'); open('small','w').write('ok'); print(open('small').read())"); out != "ok" {
-			t.Errorf("after emptying the home: %q", out)
-		}
-	})
+	if !strings.Contains(out, "No space left") && !strings.Contains(out, "quota") {
+		t.Fatalf("filling the home gave %q", out)
+	}
+	alice.stop()
+	alice.start("small")
+	if out := alice.newKernel().run("import os; os.remove('big'); open('small','w').write('ok'); print(open('small').read())"); out != "ok" {
+		t.Errorf("after emptying the home: %q", out)
+	}
 }
 
 // containers counts a deployment's.

@@ -54,32 +54,7 @@ func TestMainJob(t *testing.T) {
 		}
 	})
 
-	t.Run("another person is refused, over HTTP and websocket", func(t *testing.T) {
-		k := alice.newKernel()
-		if at := bob.visit(alice.notebook("lab")); at.status != http.StatusForbidden {
-			t.Errorf("bob at %s: status %d, want 403", at.url, at.status)
-		}
-		u := alice.notebook("api/kernels/" + k.id + "/channels")
-		h := http.Header{"Origin": {alice.origin()}}
-		for _, jar := range []string{bob.notebook(""), d.url + "/"} { // bob's cookies, carried over by hand
-			at, _ := url.Parse(jar)
-			for _, c := range bob.http.Jar.Cookies(at) {
-				h.Add("Cookie", c.String())
-			}
-		}
-		conn, res, err := (&websocket.Dialer{NetDialContext: dialLoopback}).Dial("ws"+strings.TrimPrefix(u, "http"), h)
-		if err == nil {
-			conn.Close()
-			t.Fatal("bob opened alice's kernel")
-		}
-		if res == nil || res.StatusCode != http.StatusForbidden {
-			t.Errorf("bob's websocket: %v, %v; want 403", res, err)
-		}
-		if status, _ := bob.api(http.MethodDelete, "/users/alice/server", ""); status != http.StatusForbidden {
-			t.Errorf("bob stopping alice's server: status %d, want 403", status)
-		}
-	})
-
+	t.Run("another person is refused, over HTTP and websocket", func(t *testing.T) { testOtherPerson(t, alice, bob) })
 	t.Run("a websocket of a foreign or missing origin is refused", func(t *testing.T) {
 		k := alice.newKernel()
 		for _, origin := range []string{"", "https://evil.example", d.url, bob.origin(), "null"} {
@@ -105,30 +80,60 @@ func TestMainJob(t *testing.T) {
 		}
 	})
 
-	t.Run("signing out cuts open websockets within a second", func(t *testing.T) {
-		k := alice.newKernel()
-		alice.post("/hub/logout", url.Values{})
-		cut := make(chan error, 1)
-		go func() {
-			for {
-				if _, _, err := k.conn.ReadMessage(); err != nil {
-					cut <- err
-					return
-				}
-			}
-		}()
-		select {
-		case err := <-cut:
-			if !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
-				t.Errorf("the websocket ended with %v, want close code 1008", err)
-			}
-		case <-time.After(time.Second):
-			t.Error("the websocket is open a second after signing out")
+	t.Run("signing out cuts open websockets within a second", func(t *testing.T) { testSignOutCuts(t, alice) })
+}
+
+func testOtherPerson(t *testing.T, alice, bob *person) {
+	t.Helper()
+	k := alice.newKernel()
+	if at := bob.visit(alice.notebook("lab")); at.status != http.StatusForbidden {
+		t.Errorf("bob at %s: status %d, want 403", at.url, at.status)
+	}
+	u := alice.notebook("api/kernels/" + k.id + "/channels")
+	h := http.Header{"Origin": {alice.origin()}}
+	for _, jar := range []string{bob.notebook(""), alice.d.url + "/"} { // bob's cookies, carried over by hand
+		at, _ := url.Parse(jar)
+		for _, c := range bob.http.Jar.Cookies(at) {
+			h.Add("Cookie", c.String())
 		}
-		if status, _ := alice.jupyter(http.MethodGet, "api/contents", ""); status != http.StatusUnauthorized {
-			t.Errorf("the old cookie still opens the server: status %d", status)
+	}
+	conn, res, err := (&websocket.Dialer{NetDialContext: dialLoopback}).Dial("ws"+strings.TrimPrefix(u, "http"), h)
+	if err == nil {
+		conn.Close()
+		t.Fatal("bob opened alice's kernel")
+	}
+	if res == nil || res.StatusCode != http.StatusForbidden {
+		t.Errorf("bob's websocket: %v, %v; want 403", res, err)
+	}
+	if status, _ := bob.api(http.MethodDelete, "/users/alice/server", ""); status != http.StatusForbidden {
+		t.Errorf("bob stopping alice's server: status %d, want 403", status)
+	}
+}
+
+func testSignOutCuts(t *testing.T, alice *person) {
+	t.Helper()
+	k := alice.newKernel()
+	alice.post("/hub/logout", url.Values{})
+	cut := make(chan error, 1)
+	go func() {
+		for {
+			if _, _, err := k.conn.ReadMessage(); err != nil {
+				cut <- err
+				return
+			}
 		}
-	})
+	}()
+	select {
+	case err := <-cut:
+		if !websocket.IsCloseError(err, websocket.ClosePolicyViolation) {
+			t.Errorf("the websocket ended with %v, want close code 1008", err)
+		}
+	case <-time.After(time.Second):
+		t.Error("the websocket is open a second after signing out")
+	}
+	if status, _ := alice.jupyter(http.MethodGet, "api/contents", ""); status != http.StatusUnauthorized {
+		t.Errorf("the old cookie still opens the server: status %d", status)
+	}
 }
 
 // What an administrator sees and may do.

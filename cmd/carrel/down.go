@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"carrel/hub/redisstore"
+)
+
+func downCommand(f *flags) *cobra.Command {
+	volumes := false
+	cmd := &cobra.Command{
+		Use: "down", Short: "Remove everything that this deployment made: servers, networks, the private Redis", Args: cobra.NoArgs,
+		Example: "  carrel down             people's homes stay\n  carrel down --volumes   homes are removed too",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := openDeployment(f)
+			if err != nil {
+				return err
+			}
+			driver, err := d.driver()
+			if err != nil {
+				return err
+			}
+			errs := []error{driver.Down(cmd.Context(), volumes)}
+			if d.cfg.Redis.URL == "" {
+				s, err := d.redisServer()
+				if err != nil {
+					return err
+				}
+				s.Stop()
+				errs = append(errs, os.RemoveAll(d.state.redis()))
+			} else {
+				errs = append(errs, d.forget(cmd.Context()))
+			}
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "Everything of", d.cfg.Deployment, "is gone.")
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&volumes, "volumes", false, "remove people's homes too")
+	return cmd
+}
+
+// forget removes the deployment's keys from a Redis that is not ours to end.
+func (d *deployment) forget(ctx context.Context) error {
+	store, err := d.store(d.cfg.Redis.URL)
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // the process ends with it
+	return forgetAll(ctx, store)
+}
+
+func forgetAll(ctx context.Context, store *redisstore.Store) error {
+	for s, err := range store.Servers(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := store.DeleteServer(ctx, s); err != nil {
+			return err
+		}
+		if err := store.DeleteRoute(ctx, s.Key, s.Generation); err != nil {
+			return err
+		}
+	}
+	return nil
+}
