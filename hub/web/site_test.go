@@ -69,6 +69,7 @@ func (m *scriptedServers) Start(_ context.Context, req hub.StartRequest) (hub.Se
 	}
 	m.mu.Lock()
 	m.starts = append(m.starts, req)
+	delete(m.steps, req.Key) // a new start's steps are its own
 	m.mu.Unlock()
 	return m.put(hub.Server{Key: req.Key, Phase: hub.Queued, Profile: req.Profile, Generation: 1}), nil
 }

@@ -1,5 +1,6 @@
 """Starts JupyterLab in this process: importing it costs most of a start, so nothing is imported twice."""
 
+import contextlib
 import gc
 import importlib
 import os
@@ -30,6 +31,8 @@ def main():
     app = initialize(settings)
     gc.enable()
     gc.freeze()
+    with contextlib.suppress(OSError):
+        os.chdir(settings.home)  # all is imported and read: terminals begin where this process is
     app.start()
 
 

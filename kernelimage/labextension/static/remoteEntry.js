@@ -41,6 +41,7 @@
       this.address = address;
       this.id = ''; // of the notification on show
       this.shown = ''; // its text
+      this.seen = false; // it was on the screen
       this.unwanted = false; // the person closed it
       this.deadline = 0; // by performance.now()
       this.state = null; // the hub's last answer
@@ -131,6 +132,12 @@
     }
 
     show() {
+      // Closing what pops up leaves the notification in its list, and an update would make it pop up again.
+      const visible = Boolean(this.id && document.getElementById(this.id));
+      if (this.id && this.seen && !visible) {
+        this.unwanted = true;
+      }
+      this.seen = visible;
       const message = this.text();
       if (this.unwanted || message === this.shown) {
         return;
