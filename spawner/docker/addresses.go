@@ -1,10 +1,13 @@
 package docker
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"carrel/hub"
@@ -13,82 +16,146 @@ import (
 // addressBook gives out the addresses of a network in turn, and keeps each unused for a while after
 // its container: a proxy that still has the old route must never reach a new person's server. Docker
 // itself would give a dead container's address to the very next one.
+//
+// It is a file that all hubs of this machine share, read and written under a lock.
 type addressBook struct {
-	path  string
-	quiet time.Duration
-
-	mu     sync.Mutex
-	loaded bool
-	taken  map[netip.Addr]bool
-	Rest   map[netip.Addr]time.Time `json:"rest"` // until when each is left alone
-	Last   map[string]netip.Addr    `json:"last"` // by network
+	path   string
+	quiet  time.Duration
+	used   func(ctx context.Context) ([]netip.Addr, error) // those of containers
+	logger *slog.Logger
 }
 
-func newAddressBook(path string, quiet time.Duration) *addressBook {
-	return &addressBook{path: path, quiet: quiet, taken: map[netip.Addr]bool{}, Rest: map[netip.Addr]time.Time{}, Last: map[string]netip.Addr{}}
+// pages are the book's content.
+type pages struct {
+	Held map[netip.Addr]time.Time `json:"held"` // since when each is given out
+	Rest map[netip.Addr]time.Time `json:"rest"` // until when each is left alone
+	Last map[string]netip.Addr    `json:"last"` // by network
 }
 
-// take gives the next free address of a network; used tells those of running containers, and is
-// asked once.
-func (b *addressBook) take(network netip.Prefix, used func() ([]netip.Addr, error)) (netip.Addr, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.loaded {
-		if raw, err := os.ReadFile(b.path); err == nil {
-			_ = json.Unmarshal(raw, b) // a torn file means that nothing rests
-		}
-		addrs, err := used()
+// heldFor is how long an address may be given out before a container has it.
+const heldFor = 2 * createTimeout
+
+// take gives the next free address of a network.
+func (b *addressBook) take(ctx context.Context, network netip.Prefix) (netip.Addr, error) {
+	var got netip.Addr
+	err := b.change(ctx, func(p *pages) error {
+		addrs, err := b.used(ctx)
 		if err != nil {
-			return netip.Addr{}, err
+			return err
 		}
-		for _, a := range addrs {
-			b.taken[a] = true
+		p.turn(addrs, time.Now(), b.quiet)
+		got, err = p.next(network)
+		return err
+	})
+	return got, err
+}
+
+// turn brings the pages up to date: an address whose container went unnoticed begins to rest, and
+// one that rested long enough is free. A rest is never longer than quiet, whatever the clock did.
+func (p *pages) turn(used []netip.Addr, now time.Time, quiet time.Duration) {
+	in := map[netip.Addr]bool{}
+	for _, a := range used {
+		in[a] = true
+		if _, known := p.Held[a]; !known {
+			p.Held[a] = now
 		}
-		b.loaded = true
 	}
-	now := time.Now()
-	first := network.Addr().Next().Next() // the network's own, and the gateway's
-	at := b.Last[network.String()]
+	for a, since := range p.Held {
+		if age := now.Sub(since); !in[a] && (age > heldFor || age < -heldFor) {
+			delete(p.Held, a)
+			p.Rest[a] = now.Add(quiet)
+		}
+	}
+	for a, until := range p.Rest {
+		if !now.Before(until) {
+			delete(p.Rest, a)
+		} else if latest := now.Add(quiet); until.After(latest) {
+			p.Rest[a] = latest
+		}
+	}
+}
+
+// next holds the first free address after the one that was given out last.
+func (p *pages) next(network netip.Prefix) (netip.Addr, error) {
+	first := network.Masked().Addr().Next().Next() // after the network's own, and the gateway's
+	at := p.Last[network.String()]
 	for range 1 << (32 - network.Bits()) {
-		if at = at.Next(); !at.IsValid() || !network.Contains(at) || !network.Contains(at.Next()) || at.Less(first) {
+		if at = at.Next(); !network.Contains(at) || !network.Contains(at.Next()) || at.Less(first) {
 			at = first
 		}
-		if until := b.Rest[at]; b.taken[at] || now.Before(until) {
+		_, held := p.Held[at]
+		if _, rests := p.Rest[at]; held || rests {
 			continue
 		}
-		delete(b.Rest, at)
-		b.taken[at] = true
-		b.Last[network.String()] = at
-		return at, b.save()
+		p.Held[at] = time.Now()
+		p.Last[network.String()] = at
+		return at, nil
 	}
 	return netip.Addr{}, &hub.Error{Kind: hub.Unavailable, Op: "docker: choose address", Message: "every address of the notebooks' network is in use", Remedy: "an administrator can widen spawner.docker.subnets"}
 }
 
-// quarantine lets an address rest.
-func (b *addressBook) quarantine(a netip.Addr) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.taken, a)
-	b.Rest[a] = time.Now().Add(b.quiet)
-	for old, until := range b.Rest {
-		if time.Now().After(until) {
-			delete(b.Rest, old)
-		}
-	}
-	_ = b.save() // lost with a crash of the host only, and every container with it
+// quarantine lets an address rest. When the book can't be written, the address stays held, and rests
+// when that is noticed.
+func (b *addressBook) quarantine(ctx context.Context, a netip.Addr) {
+	b.note(ctx, func(p *pages) { delete(p.Held, a); p.Rest[a] = time.Now().Add(b.quiet) })
 }
 
 // giveBack frees an address that no container ever had.
-func (b *addressBook) giveBack(a netip.Addr) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.taken, a)
+func (b *addressBook) giveBack(ctx context.Context, a netip.Addr) {
+	b.note(ctx, func(p *pages) { delete(p.Held, a) })
 }
 
-func (b *addressBook) save() error {
-	raw, err := json.Marshal(b)
+func (b *addressBook) note(ctx context.Context, do func(*pages)) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer done()
+	if err := b.change(ctx, func(p *pages) error { do(p); return nil }); err != nil {
+		b.logger.WarnContext(ctx, "address not noted", "error", err)
+	}
+}
+
+// change reads, changes and writes the book.
+func (b *addressBook) change(ctx context.Context, do func(*pages) error) error {
+	unlock, err := lockFile(ctx, b.path+".lock")
+	if err != nil {
+		return hub.Wrap(hub.Unavailable, "docker: open address book", err)
+	}
+	defer unlock()
+	p, err := b.read()
+	if err == nil {
+		err = do(p)
+	}
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(p)
 	if err == nil {
 		err = writeFile(b.path, raw)
 	}
-	return hub.Wrap(hub.Internal, "docker: keep addresses", err)
+	return hub.Wrap(hub.Unavailable, "docker: write address book", err)
+}
+
+// read gives the pages; damaged ones are empty, which the log says: nothing rests then.
+func (b *addressBook) read() (*pages, error) {
+	p := &pages{}
+	raw, err := os.ReadFile(b.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, hub.Wrap(hub.Unavailable, "docker: read address book", err)
+	default:
+		if err := json.Unmarshal(raw, p); err != nil {
+			b.logger.Warn("address book damaged; begun anew", "file", b.path, "error", err)
+			p = &pages{}
+		}
+	}
+	if p.Held == nil {
+		p.Held = map[netip.Addr]time.Time{}
+	}
+	if p.Rest == nil {
+		p.Rest = map[netip.Addr]time.Time{}
+	}
+	if p.Last == nil {
+		p.Last = map[string]netip.Addr{}
+	}
+	return p, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/volume"
+	"golang.org/x/sync/errgroup"
 
 	"carrel/hub"
 )
@@ -17,11 +18,16 @@ import (
 // Down removes everything that the deployment made: containers, networks and the packet filter; with
 // homes, people's homes too. It goes on after an error and returns all of them.
 func (d *Driver) Down(ctx context.Context, withHomes bool) error {
-	own, err := d.ours(ctx)
+	servers, err := d.ours(ctx)
 	errs := []error{err}
-	for _, c := range own {
-		errs = append(errs, d.Stop(ctx, d.handle(c.Names[0][1:]), 10*time.Second))
+	var stops errgroup.Group
+	stops.SetLimit(inspectAtOnce)
+	stopped := make([]error, len(servers))
+	for i, c := range servers {
+		stops.Go(func() error { stopped[i] = d.Stop(ctx, d.handle(c.name), 10*time.Second); return nil })
 	}
+	_ = stops.Wait() // each keeps its own
+	errs = append(errs, stopped...)
 	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
 		name := d.networks.name(mode)
 		got, err := d.api.NetworkInspect(ctx, name, network.InspectOptions{})
@@ -32,14 +38,16 @@ func (d *Driver) Down(ctx context.Context, withHomes bool) error {
 			errs = append(errs, fail("remove network", err))
 		}
 	}
-	errs = append(errs, d.networks.remove(ctx))
+	if os.Geteuid() == 0 { // nobody else could have set it
+		errs = append(errs, d.networks.remove(ctx))
+	}
 	if withHomes {
 		errs = append(errs, d.removeHomes(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-// removeHomes removes volumes, and images with whatever is still mounted of them.
+// removeHomes removes volumes, and images but for those that can't be unmounted.
 func (d *Driver) removeHomes(ctx context.Context) error {
 	vols, err := d.api.VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 	errs := []error{fail("list homes", err)}
@@ -48,22 +56,27 @@ func (d *Driver) removeHomes(ctx context.Context) error {
 			errs = append(errs, fail("remove home", d.api.VolumeRemove(ctx, v.Name, false)))
 		}
 	}
-	points, err := os.ReadDir(filepath.Join(d.cfg.StateDir, "mnt"))
+	points, err := os.ReadDir(d.homes.mountPoints())
 	if err != nil && !os.IsNotExist(err) {
 		errs = append(errs, err)
 	}
+	stuck := false
 	for _, p := range points {
-		path := filepath.Join(d.cfg.StateDir, "mnt", p.Name())
+		path := filepath.Join(d.homes.mountPoints(), p.Name())
+		err := error(nil)
 		if mounted(path) {
-			if err := run(ctx, "umount", path); err != nil {
-				errs = append(errs, err)
-				continue // what is mounted is not removed
-			}
+			err = unmountHome(ctx, path)
 		}
-		errs = append(errs, os.Remove(path))
+		if err == nil {
+			err = os.Remove(path)
+		}
+		stuck = stuck || err != nil
+		errs = append(errs, err)
 	}
-	for _, dir := range []string{"homes", "bindings"} {
-		errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.StateDir, dir)))
+	if !stuck { // else the image of a home that is mounted would be torn from under it
+		for _, dir := range []string{"homes", "bindings"} {
+			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.StateDir, dir)))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -12,8 +12,11 @@ package docker
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/docker/docker/client"
@@ -44,7 +47,7 @@ type Driver struct {
 	addrs    *addressBook
 	networks *networks
 	homes    *homes
-	pulls    pulls
+	pulls    *pulls
 }
 
 var (
@@ -82,14 +85,22 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Driver{
-		cfg: cfg, api: api, networks: nets, homes: &homes{cfg: cfg, api: api},
-		addrs: newAddressBook(filepath.Join(cfg.StateDir, "addresses.json"), cfg.Quarantine),
-	}, nil
+	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls()}
+	d.homes = &homes{cfg: cfg, api: api, inUse: d.homeInUse}
+	d.addrs = &addressBook{path: filepath.Join(cfg.StateDir, "addresses.json"), quiet: cfg.Quarantine, used: d.addressesInUse, logger: cfg.Logger}
+	return d, nil
 }
+
+// The deadlines of calls to Docker: of one that only asks, and of one that makes or removes something.
+const (
+	callTimeout   = 10 * time.Second
+	createTimeout = 60 * time.Second
+)
 
 // Ping tells whether Docker answers.
 func (d *Driver) Ping(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
 	_, err := d.api.Ping(ctx)
 	return fail("ask Docker", err)
 }
@@ -108,6 +119,8 @@ type Facts struct {
 
 // Facts asks Docker about itself.
 func (d *Driver) Facts(ctx context.Context) (Facts, error) {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
 	info, err := d.api.Info(ctx)
 	if err != nil {
 		return Facts{}, fail("ask Docker about itself", err)
@@ -117,15 +130,56 @@ func (d *Driver) Facts(ctx context.Context) (Facts, error) {
 		CgroupVersion: info.CgroupVersion, Root: info.DockerRootDir, Memory: info.MemTotal, CPUs: info.NCPU,
 	}
 	for _, o := range info.SecurityOptions {
-		if o == "name=seccomp,profile=default" || o == "name=seccomp,profile=builtin" || len(o) > 12 && o[:12] == "name=seccomp" {
-			f.Seccomp = true
-		}
+		f.Seccomp = f.Seccomp || strings.HasPrefix(o, "name=seccomp")
 	}
 	return f, nil
 }
 
-// Run answers the containers' name lookups until ctx ends.
-func (d *Driver) Run(ctx context.Context) error { return d.resolve(ctx) }
+// Run keeps the walls standing, answers the containers' name lookups, and closes homes that nobody
+// has any more, until ctx ends.
+func (d *Driver) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { d.resolve(ctx) })
+	d.keep(ctx)
+	return ctx.Err()
+}
 
-// Close ends the client's connections.
-func (d *Driver) Close() error { return d.api.Close() }
+const (
+	wallsEvery = 5 * time.Second
+	tidyEvery  = time.Minute
+)
+
+// keep sets the packet filter anew every few seconds, in case something took it away, and tidies now
+// and then. A fault is logged when it begins and when it ends.
+func (d *Driver) keep(ctx context.Context) {
+	tick := time.NewTicker(wallsEvery)
+	defer tick.Stop()
+	broken := false
+	var tidied time.Time
+	for {
+		if time.Since(tidied) > tidyEvery {
+			tidied = time.Now()
+			d.homes.tidy(ctx)
+			d.networks.setGate(netip.Addr{}) // looked up again: another process may have made the bridge anew
+		}
+		callCtx, done := context.WithTimeout(ctx, callTimeout)
+		err := d.networks.enforce(callCtx)
+		done()
+		if ctx.Err() == nil && (err != nil) != broken {
+			broken = err != nil
+			d.cfg.Logger.WarnContext(ctx, "packet filter", "in_force", !broken, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Close ends pulls that are under way, and the client's connections.
+func (d *Driver) Close() error {
+	d.pulls.stop()
+	return d.api.Close()
+}

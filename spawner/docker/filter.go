@@ -1,11 +1,9 @@
 package docker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
+	"net/netip"
 	"strings"
 
 	"carrel/hub"
@@ -23,13 +21,14 @@ func (n *networks) table() string {
 }
 
 // rules is the packet filter, whole: replies to what the host asked pass; from "none" nothing else
-// does; from "open" nothing to the host but our resolver, nothing to a private address, nothing by
-// IPv6, and nothing into either bridge from elsewhere.
-func (n *networks) rules() string {
+// does; from "open" nothing to the host but our resolver at gate, nothing to a private address,
+// nothing by IPv6, and nothing into either bridge from elsewhere. Traffic between two ports of a
+// bridge comes by here too, as Docker has bridges filtered.
+func (n *networks) rules(gate netip.Addr) string {
 	none, open := n.device(hub.NetworkNone), n.device(hub.NetworkOpen)
 	resolver := ""
-	if n.gate.IsValid() {
-		resolver = fmt.Sprintf("iifname %q ip daddr %s meta l4proto { tcp, udp } th dport 53 accept", open, n.gate)
+	if gate.IsValid() {
+		resolver = fmt.Sprintf("iifname %q ip daddr %s meta l4proto { tcp, udp } th dport 53 accept", open, gate)
 	}
 	return fmt.Sprintf(`table inet %[1]s {}
 delete table inet %[1]s
@@ -54,33 +53,17 @@ table inet %[1]s {
 `, n.table(), none, open, strings.Join(private, ", "), resolver)
 }
 
-// enforce puts the filter in force in one step; it is idempotent, and done at each start, so that a
-// firewall's reload takes it away for that long at most. Without root's rights it is refused.
+// enforce puts the filter in force in one step. It is idempotent, and done at each start and every
+// few seconds by Run, so that a firewall's reload takes it away for no longer.
 func (n *networks) enforce(ctx context.Context) error {
-	n.filter.Lock()
-	defer n.filter.Unlock()
-	if os.Geteuid() != 0 {
-		return &hub.Error{Kind: hub.Unavailable, Op: "docker: set packet filter", Message: "the walls around notebooks can't be set up", Remedy: "an administrator must run carrel as root"}
+	gate, err := n.gateway(ctx)
+	if err != nil {
+		return err
 	}
-	return n.nft(ctx, n.rules())
+	return setFilter(ctx, n.rules(gate))
 }
 
 // remove takes the filter away, when the deployment is taken down.
 func (n *networks) remove(ctx context.Context) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	return n.nft(ctx, fmt.Sprintf("table inet %[1]s {}\ndelete table inet %[1]s\n", n.table()))
-}
-
-func (n *networks) nft(ctx context.Context, rules string) error {
-	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Stdin = strings.NewReader(rules)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		return &hub.Error{Kind: hub.Unavailable, Op: "docker: set packet filter", Message: "the walls around notebooks can't be set up", Remedy: "an administrator must install nftables; carrel doctor says more", Err: fmt.Errorf("%w: %s", err, bytes.TrimSpace(out.Bytes()))}
-	}
-	return nil
+	return setFilter(ctx, fmt.Sprintf("table inet %[1]s {}\ndelete table inet %[1]s\n", n.table()))
 }

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
@@ -22,6 +22,7 @@ const port = 8888
 
 // The caps where a profile names none.
 const (
+	defaultCPUs   = 1.0
 	defaultMemory = 1 << 30
 	defaultShm    = 64 << 20
 	defaultTmp    = 256 << 20
@@ -38,6 +39,7 @@ type wants struct {
 	labels     map[string]string
 	network    string     // name
 	address    netip.Addr // on it
+	resolver   string     // what name lookups are sent to, Docker's own resolver's too
 	resolvConf string     // host-only file
 	home       mount.Mount
 	seccomp    string // profile, as JSON
@@ -59,12 +61,17 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 	if len(s.Command) > 0 {
 		cfg.Entrypoint = strslice.StrSlice{}
 	}
+	cpus := s.Limits.CPUs
+	if !(cpus > 0) { // NaN is not, either; Docker takes 0 for "all there are"
+		cpus = defaultCPUs
+	}
 	memory := orElse(s.Limits.Memory, defaultMemory)
 	pids := orElse(s.Limits.PIDs, defaultPIDs)
 	files := min(orElse(s.Limits.Files, defaultFiles), maxFiles)
-	initProcess := !w.image.kernel // ours has tini
+	initProcess := !w.image.kernel || len(s.Command) > 0 // our image's own command begins with tini
 	host := &container.HostConfig{
 		NetworkMode:    container.NetworkMode(w.network),
+		DNS:            []string{w.resolver},
 		CapDrop:        strslice.StrSlice{"ALL"},
 		SecurityOpt:    []string{"no-new-privileges", "seccomp=" + w.seccomp},
 		ReadonlyRootfs: true,
@@ -72,7 +79,7 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 		Mounts:         mounts(w),
 		ShmSize:        orElse(s.Limits.Shm, defaultShm),
 		IpcMode:        container.IPCModePrivate,
-		CgroupnsMode:   "",
+		CgroupnsMode:   container.CgroupnsModePrivate,
 		OomScoreAdj:    500,
 		Init:           &initProcess,
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
@@ -80,7 +87,7 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 		Resources: container.Resources{
 			Memory:     memory,
 			MemorySwap: memory,
-			NanoCPUs:   int64(s.Limits.CPUs * 1e9),
+			NanoCPUs:   int64(cpus * 1e9),
 			PidsLimit:  &pids,
 			Ulimits: []*units.Ulimit{
 				{Name: "nofile", Soft: files, Hard: files},
@@ -102,18 +109,21 @@ func orElse(v, otherwise int64) int64 {
 }
 
 // tmpfs is every place outside the home where a server may write: /tmp, /run, and the volumes that
-// the image declares, which Docker would else make on disk and without a cap.
+// the image declares, which Docker would else make on disk and without a cap. Programs may be run
+// from /tmp only, where compilers and R's packages put theirs.
 func tmpfs(w wants) map[string]string {
 	size := orElse(w.spec.Limits.Tmp, defaultTmp)
 	opts := fmt.Sprintf("rw,nosuid,nodev,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=", size, tmpInodes, w.spec.UID, w.spec.GID)
-	t := map[string]string{"/tmp": opts + "1777", "/run": opts + "0755"}
-	for _, v := range w.image.volumes {
-		if v != w.spec.Home {
-			t[v] = opts + "0755"
-		}
-	}
+	t := map[string]string{"/tmp": opts + "1777,exec", "/run": opts + "0755"}
 	if w.spec.Home != "" && w.home.Target == "" {
 		t[w.spec.Home] = opts + "0755"
+	}
+	for _, v := range w.image.volumes {
+		v = path.Clean(v)
+		mounted := slices.ContainsFunc(mounts(w), func(m mount.Mount) bool { return path.Clean(m.Target) == v })
+		if _, have := t[v]; !have && !mounted {
+			t[v] = opts + "0755"
+		}
 	}
 	return t
 }
@@ -179,6 +189,3 @@ func command(w wants) strslice.StrSlice {
 		"--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
 	}
 }
-
-// createTimeout bounds each of the calls of a start but the pull.
-const createTimeout = 60 * time.Second

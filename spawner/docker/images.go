@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/strslice"
+	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"carrel/hub"
@@ -32,20 +34,34 @@ type imageFacts struct {
 	volumes []string // that its VOLUME lines declare, in order
 }
 
-// pulls has each image pulled once at a time, whoever waits for it.
+// pulls has each image pulled once at a time, whoever waits for it. One whose callers have all gone
+// goes on: the image will be wanted again.
 type pulls struct {
-	mu  sync.Mutex
-	now map[string]*pull
+	mu     sync.Mutex
+	now    map[string]*pull
+	closed chan struct{}
+	stop   func() // ends them all
 }
 
 type pull struct {
 	done chan struct{}
-	err  error
+	err  error // once done
 	mu   sync.Mutex
-	tell []func(hub.Progress)
+	tell map[int]func(hub.Progress)
+	next int
+}
+
+const pullTimeout = 30 * time.Minute
+
+func newPulls() *pulls {
+	p := &pulls{now: map[string]*pull{}, closed: make(chan struct{})}
+	p.stop = sync.OnceFunc(func() { close(p.closed) })
+	return p
 }
 
 func (d *Driver) facts(ctx context.Context, ref string) (imageFacts, error) {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
 	img, err := d.api.ImageInspect(ctx, ref)
 	if err != nil {
 		return imageFacts{}, err
@@ -78,41 +94,56 @@ func (d *Driver) ensureImage(ctx context.Context, ref string, tell func(hub.Prog
 func (d *Driver) sharedPull(ctx context.Context, ref string, tell func(hub.Progress)) error {
 	d.pulls.mu.Lock()
 	p := d.pulls.now[ref]
-	mine := p == nil
-	if mine {
-		p = &pull{done: make(chan struct{})}
-		if d.pulls.now == nil {
-			d.pulls.now = map[string]*pull{}
-		}
+	if p == nil {
+		p = &pull{done: make(chan struct{}), tell: map[int]func(hub.Progress){}}
 		d.pulls.now[ref] = p
+		go d.pull(context.WithoutCancel(ctx), ref, p) // ends with Close at the latest
 	}
-	p.mu.Lock()
-	p.tell = append(p.tell, tell)
-	p.mu.Unlock()
 	d.pulls.mu.Unlock()
-	if mine {
-		go func() { // ends with the pull, which has a deadline; others may wait for it
-			ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Minute)
-			defer done()
-			p.err = d.PullImage(ctx, ref, func(percent int, message string) {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				for _, t := range p.tell {
-					t(hub.Progress{Step: "image", Message: "Fetching the image", Detail: message, Percent: percent / 5})
-				}
-			})
-			d.pulls.mu.Lock()
-			delete(d.pulls.now, ref)
-			d.pulls.mu.Unlock()
-			close(p.done)
-		}()
-	}
+	defer p.join(tell)()
 	select {
 	case <-p.done:
 		return p.err
 	case <-ctx.Done():
 		return fail("pull image", ctx.Err())
 	}
+}
+
+// join has progress told until leave is called.
+func (p *pull) join(tell func(hub.Progress)) (leave func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	place := p.next
+	p.next++
+	p.tell[place] = tell
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.tell, place)
+	}
+}
+
+func (d *Driver) pull(ctx context.Context, ref string, p *pull) {
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	go func() { // ends with the pull
+		select {
+		case <-d.pulls.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	p.err = d.PullImage(ctx, ref, func(percent int, message string) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, t := range p.tell {
+			t(hub.Progress{Step: "image", Message: "Fetching the image", Detail: message, Percent: percent / 5})
+		}
+	})
+	d.pulls.mu.Lock()
+	delete(d.pulls.now, ref)
+	d.pulls.mu.Unlock()
+	close(p.done)
 }
 
 // event is a line of Docker's progress streams.
@@ -150,6 +181,9 @@ func eachEvent(r io.Reader, do func(event)) error {
 // PullImage fetches an image and tells how far it is, in percent over all layers.
 func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percent int, message string)) error {
 	bad := func(err error) error {
+		if ctx.Err() != nil || client.IsErrConnectionFailed(err) {
+			return fail("pull image", errors.Join(ctx.Err(), err))
+		}
 		return &hub.Error{
 			Kind: hub.Invalid, Op: "docker: pull image", Field: "image", Message: "the image " + ref + " can't be fetched",
 			Remedy: "check its name, and that its registry can be reached and lets you in; or choose another profile", Err: err,
@@ -205,6 +239,8 @@ func pullPercent(layers map[string]event, finished map[string]bool) int {
 
 // ImageLabels tells whether an image is here, and its labels.
 func (d *Driver) ImageLabels(ctx context.Context, ref string) (labels map[string]string, present bool, err error) {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
 	img, err := d.api.ImageInspect(ctx, ref)
 	if isNotFound(err) {
 		return nil, false, nil

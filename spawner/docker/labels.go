@@ -23,10 +23,17 @@ const (
 
 var macedLabels = []string{labelDeployment, labelUser, labelServer, labelGeneration, labelUserID, labelProfile, labelAddress, labelHome}
 
-// containerName is the lock on a generation of a server: Docker refuses a duplicate.
+// containerName is the lock on a generation of a server: Docker refuses a duplicate. Docker's own
+// resolver, which no container can be kept from asking, tells each the names of those on its network;
+// so the name says nothing about a person. `docker ps` shows that with the labels.
 func (d *Driver) containerName(key hub.ServerKey, g hub.Generation) string {
-	return "carrel-" + d.cfg.Deployment + "-" + key.Label() + "-g" + strconv.FormatUint(uint64(g), 10)
+	generation := strconv.FormatUint(uint64(g), 10)
+	sum := d.cfg.Keyring.LabelMAC("container name", key.Label(), generation)
+	return "carrel-" + d.cfg.Deployment + "-" + sum[:nameDigits] + "-g" + generation
 }
+
+// nameDigits make 96 bits: no two servers of a deployment ever share a name.
+const nameDigits = 24
 
 func (d *Driver) labels(name string, spec hub.Spec, address, home string) map[string]string {
 	l := map[string]string{

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"math"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
+	"golang.org/x/sync/errgroup"
 
 	"carrel/hub"
 )
@@ -41,7 +45,7 @@ func open(h hub.Handle) (string, error) {
 // Start implements [hub.Spawner].
 func (d *Driver) Start(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
 	name := d.containerName(spec.Key, spec.Generation)
-	if found, err := d.adoptOwn(ctx, name); found || err != nil {
+	if found, err := d.adoptOwn(ctx, name, spec); found || err != nil {
 		return d.handle(name), err
 	}
 	img, err := d.ensureImage(ctx, spec.Image, spec.Progress)
@@ -49,24 +53,53 @@ func (d *Driver) Start(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
 		return hub.Handle{}, err
 	}
 	spec.Progress(hub.Progress{Step: "create", Message: "Setting up your home and your walls", Percent: 20})
-	id, err := d.create(ctx, name, spec, img)
-	if err != nil {
+	if err := d.create(ctx, name, spec, img); err != nil {
+		if hub.KindOf(err) == hub.Conflict { // another call for this generation was faster
+			if found, ferr := d.adoptOwn(ctx, name, spec); found || ferr != nil {
+				return d.handle(name), ferr
+			}
+		}
 		return hub.Handle{}, err
 	}
 	spec.Progress(hub.Progress{Step: "start", Message: "Starting the container", Percent: 30})
-	startCtx, done := context.WithTimeout(ctx, createTimeout)
-	defer done()
-	if err := d.api.ContainerStart(startCtx, id, container.StartOptions{}); err != nil {
-		d.discard(ctx, name)
-		return hub.Handle{}, fail("start container", err)
+	if err := d.run(ctx, name); err != nil {
+		return hub.Handle{}, err
 	}
 	return d.handle(name), nil
 }
 
+// outlast gives a context that ends with its deadline, or a while after ctx: Docker goes on with what
+// it was asked when the one who asked hangs up, and what comes of it has to be known to be removed.
+func outlast(ctx context.Context, within time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
+	stop := context.AfterFunc(ctx, func() {
+		late := time.AfterFunc(callTimeout, cancel)
+		context.AfterFunc(out, func() { late.Stop() })
+	})
+	return out, func() { stop(); cancel() }
+}
+
+// run starts a container that was created; one that does not start, or is not wanted any more when
+// it does, is removed.
+func (d *Driver) run(ctx context.Context, name string) error {
+	callCtx, done := outlast(ctx, createTimeout)
+	defer done()
+	err := d.api.ContainerStart(callCtx, name, container.StartOptions{})
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		d.discard(ctx, name)
+	}
+	return fail("start container", err)
+}
+
 // adoptOwn finds the container of an earlier call for the same generation, and starts it if that
 // call got no further. A name taken by something that is not ours is a Conflict.
-func (d *Driver) adoptOwn(ctx context.Context, name string) (bool, error) {
-	c, err := d.api.ContainerInspect(ctx, name)
+func (d *Driver) adoptOwn(ctx context.Context, name string, spec hub.Spec) (bool, error) {
+	callCtx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
+	c, err := d.api.ContainerInspect(callCtx, name)
 	if isNotFound(err) {
 		return false, nil
 	}
@@ -76,45 +109,78 @@ func (d *Driver) adoptOwn(ctx context.Context, name string) (bool, error) {
 	if _, ours := d.read(c.Name, c.Config.Labels); !ours {
 		return false, &hub.Error{Kind: hub.Conflict, Op: "docker: create container", Message: "the name of this server's container is taken by something else", Remedy: "an administrator must remove the container " + name}
 	}
-	if c.State.Status == container.StateCreated {
-		return true, fail("start container", d.api.ContainerStart(ctx, c.ID, container.StartOptions{}))
+	if c.State.Status != container.StateCreated {
+		return true, nil
 	}
-	return true, nil
+	// The call may have been of a process that ended, and the machine started anew since.
+	if _, err := d.networks.ensure(callCtx, spec.Network); err != nil {
+		return false, err
+	}
+	_, release, err := d.homes.open(callCtx, spec)
+	if err != nil {
+		return false, err
+	}
+	release()
+	return true, d.run(ctx, name)
 }
 
 // create makes everything that the container needs, and the container; when a step fails, what was
 // made is removed.
-func (d *Driver) create(ctx context.Context, name string, spec hub.Spec, img imageFacts) (string, error) {
-	ctx, done := context.WithTimeout(ctx, createTimeout)
+func (d *Driver) create(ctx context.Context, name string, spec hub.Spec, img imageFacts) error {
+	ctx, done := outlast(ctx, createTimeout)
 	defer done()
 	net, err := d.networks.ensure(ctx, spec.Network)
 	if err != nil {
-		return "", err
+		return err
 	}
 	profile, err := seccompProfile()
 	if err != nil {
-		return "", err
+		return err
 	}
-	addr, err := d.addrs.take(net.prefix, func() ([]netip.Addr, error) { return d.addressesInUse(ctx) })
+	home, release, err := d.homes.open(ctx, spec)
 	if err != nil {
-		return "", err
+		return err
 	}
-	home, err := d.homes.open(ctx, spec)
+	addr, err := d.addrs.take(ctx, net.prefix)
+	if err == nil {
+		cfg, host, ends := walls(wants{
+			spec: spec, image: img, network: net.name, address: addr, resolver: net.resolver, resolvConf: net.resolvConf, home: home, seccomp: profile,
+			labels: d.labels(name, spec, addr.String(), d.homes.label(spec)),
+		})
+		if _, err = d.api.ContainerCreate(ctx, cfg, host, ends, nil, name); err != nil {
+			err = fail("create container", err)
+			d.undoCreate(ctx, name, addr)
+		}
+	}
+	release()
 	if err != nil {
-		d.addrs.giveBack(addr)
-		return "", err
+		cleanCtx, done := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+		defer done()
+		d.homes.close(cleanCtx, spec.UserID)
 	}
-	cfg, host, ends := walls(wants{
-		spec: spec, image: img, network: net.name, address: addr, resolvConf: net.resolvConf, home: home, seccomp: profile,
-		labels: d.labels(name, spec, addr.String(), d.homes.label(spec)),
-	})
-	made, err := d.api.ContainerCreate(ctx, cfg, host, ends, nil, name)
-	if err != nil {
-		d.addrs.giveBack(addr)
-		d.homes.close(context.WithoutCancel(ctx), d, spec.UserID)
-		return "", fail("create container", err)
+	return err
+}
+
+// undoCreate cleans up after a container that Docker said it had not created: which it may have all
+// the same, where the answer got lost. One with another address is another call's.
+func (d *Driver) undoCreate(ctx context.Context, name string, addr netip.Addr) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer done()
+	c, err := d.api.ContainerInspect(ctx, name)
+	switch {
+	case isNotFound(err):
+		d.addrs.giveBack(ctx, addr)
+	case err != nil: // not to be known; the book notices an address that nobody has
+		d.cfg.Logger.WarnContext(ctx, "container perhaps created", "container", name, "error", err)
+	default:
+		if id, ours := d.read(c.Name, c.Config.Labels); !ours || id.address != addr.String() {
+			d.addrs.giveBack(ctx, addr)
+			return
+		}
+		if err := d.remove(ctx, c.ID, addr.String()); err != nil {
+			d.cfg.Logger.ErrorContext(ctx, "container not removed", "container", name, "error", err)
+		}
 	}
-	return made.ID, nil
 }
 
 // discard removes a container that did not start; the caller's context may be over.
@@ -132,7 +198,7 @@ func (d *Driver) Inspect(ctx context.Context, h hub.Handle) (hub.Status, error) 
 	if err != nil {
 		return hub.Status{}, err
 	}
-	ctx, done := context.WithTimeout(ctx, 10*time.Second)
+	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	c, err := d.api.ContainerInspect(ctx, name)
 	if isNotFound(err) {
@@ -154,24 +220,35 @@ func (d *Driver) status(c container.InspectResponse) (hub.Status, bool) {
 	if !ours {
 		return hub.Status{}, false
 	}
-	st := hub.Status{Key: id.key, Generation: id.gen, UserID: id.userID, Profile: id.profile, Handle: d.handle(c.Name[1:])}
-	st.Created, _ = time.Parse(time.RFC3339Nano, c.Created)
-	switch {
-	case c.State.Paused:
-		st.Phase = hub.Paused
-	case c.State.Running:
-		st.Phase = hub.Ready
-	case c.State.Status == container.StateCreated:
-		st.Phase = hub.Starting
-	default:
-		st.Phase, st.Reason = hub.Failed, endReason(c)
-	}
-	if st.Phase == hub.Ready || st.Phase == hub.Paused {
-		if addr, err := netip.ParseAddr(id.address); err == nil {
-			st.Endpoint, _ = hub.ParseEndpoint("http://" + netip.AddrPortFrom(addr, port).String())
-		}
+	created, _ := time.Parse(time.RFC3339Nano, c.Created)
+	st := d.statusOf(c.Name, id, c.State.Status, created)
+	if st.Phase == hub.Failed {
+		st.Reason = endReason(c)
 	}
 	return st, true
+}
+
+// statusOf is what a container's identity and state tell; of one that ended, all but the reason.
+func (d *Driver) statusOf(name string, id identity, state container.ContainerState, created time.Time) hub.Status {
+	st := hub.Status{
+		Key: id.key, Generation: id.gen, UserID: id.userID, Profile: id.profile,
+		Handle: d.handle(strings.TrimPrefix(name, "/")), Created: created.Truncate(time.Second),
+	}
+	switch state {
+	case container.StatePaused:
+		st.Phase = hub.Paused
+	case container.StateRunning, container.StateRestarting:
+		st.Phase = hub.Ready
+	case container.StateCreated:
+		st.Phase = hub.Starting
+	default:
+		st.Phase = hub.Failed
+		return st
+	}
+	if addr, err := netip.ParseAddr(id.address); err == nil && st.Phase != hub.Starting {
+		st.Endpoint, _ = hub.ParseEndpoint("http://" + netip.AddrPortFrom(addr, port).String())
+	}
+	return st
 }
 
 // endReason says in words why a container ended.
@@ -197,6 +274,9 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 	if err != nil {
 		return err
 	}
+	grace = max(grace, 0) // Docker takes a negative one for ever
+	ctx, done := context.WithTimeout(ctx, grace+createTimeout)
+	defer done()
 	c, err := d.api.ContainerInspect(ctx, name)
 	if isNotFound(err) {
 		return nil
@@ -211,20 +291,28 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 	if c.State.Paused {
 		_ = d.api.ContainerUnpause(ctx, c.ID) // a frozen process hears no signal; the kill below comes anyway
 	}
-	seconds := int(grace.Seconds())
+	seconds := int(math.Ceil(grace.Seconds()))
 	if err := d.api.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &seconds}); err != nil && !isNotFound(err) {
 		return fail("stop container", err)
 	}
-	if err := d.api.ContainerRemove(ctx, c.ID, container.RemoveOptions{RemoveVolumes: true, Force: true}); err != nil && !isNotFound(err) && !isConflict(err) {
-		return fail("remove container", err)
-	}
-	if err := d.awaitGone(ctx, c.ID); err != nil {
+	if err := d.remove(ctx, c.ID, id.address); err != nil {
 		return err
 	}
-	if addr, err := netip.ParseAddr(id.address); err == nil {
-		d.addrs.quarantine(addr)
+	d.homes.close(ctx, id.userID)
+	return nil
+}
+
+// remove removes a container, waits until it is gone, and lets its address rest.
+func (d *Driver) remove(ctx context.Context, id, address string) error {
+	if err := d.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true}); err != nil && !isNotFound(err) && !isConflict(err) {
+		return fail("remove container", err)
 	}
-	d.homes.close(ctx, d, id.userID)
+	if err := d.awaitGone(ctx, id); err != nil {
+		return err
+	}
+	if addr, err := netip.ParseAddr(address); err == nil {
+		d.addrs.quarantine(ctx, addr)
+	}
 	return nil
 }
 
@@ -244,55 +332,98 @@ func (d *Driver) awaitGone(ctx context.Context, id string) error {
 	}
 }
 
-// ours lists this deployment's containers.
-func (d *Driver) ours(ctx context.Context) ([]container.Summary, error) {
+// labelled lists the containers that claim to be this deployment's.
+func (d *Driver) labelled(ctx context.Context) ([]container.Summary, error) {
 	all, err := d.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
-	if err != nil {
-		return nil, fail("list containers", err)
-	}
-	var own []container.Summary
-	for _, c := range all {
-		if len(c.Names) == 1 {
-			if _, ok := d.read(c.Names[0], c.Labels); ok {
-				own = append(own, c)
-			}
-		}
-	}
-	return own, nil
+	return all, fail("list containers", err)
 }
 
-// List implements [hub.Spawner].
+// own is a container of this deployment as Docker lists it.
+type own struct {
+	container.Summary
+	name string
+	id   identity
+}
+
+// ours lists this deployment's containers.
+func (d *Driver) ours(ctx context.Context) ([]own, error) {
+	all, err := d.labelled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []own
+	for _, c := range all {
+		if len(c.Names) != 1 {
+			continue
+		}
+		if id, ok := d.read(c.Names[0], c.Labels); ok {
+			list = append(list, own{c, strings.TrimPrefix(c.Names[0], "/"), id})
+		}
+	}
+	return list, nil
+}
+
+// List implements [hub.Spawner]: by one call, and one more for each server that ended.
 func (d *Driver) List(ctx context.Context) iter.Seq2[hub.Status, error] {
 	return func(yield func(hub.Status, error) bool) {
-		ctx, done := context.WithTimeout(ctx, 30*time.Second)
-		defer done()
-		own, err := d.ours(ctx)
+		list, err := d.list(ctx)
 		if err != nil {
 			yield(hub.Status{}, err)
 			return
 		}
-		for _, c := range own {
-			st, err := d.Inspect(ctx, d.handle(c.Names[0][1:]))
-			if err == nil && st.Phase == hub.Absent {
-				continue // it went meanwhile
-			}
-			if !yield(st, err) || err != nil {
+		for _, st := range list {
+			if st.Phase != hub.Absent && !yield(st, nil) {
 				return
 			}
 		}
 	}
 }
 
+const inspectAtOnce = 8
+
+func (d *Driver) list(ctx context.Context) ([]hub.Status, error) {
+	ctx, done := context.WithTimeout(ctx, 3*callTimeout)
+	defer done()
+	servers, err := d.ours(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]hub.Status, len(servers))
+	ended, endedCtx := errgroup.WithContext(ctx)
+	ended.SetLimit(inspectAtOnce)
+	for i, c := range servers {
+		list[i] = d.statusOf(c.name, c.id, c.State, time.Unix(c.Created, 0))
+		if list[i].Phase == hub.Failed {
+			ended.Go(func() (err error) {
+				list[i], err = d.Inspect(endedCtx, list[i].Handle)
+				return err
+			})
+		}
+	}
+	return list, ended.Wait()
+}
+
 func (d *Driver) addressesInUse(ctx context.Context) ([]netip.Addr, error) {
-	own, err := d.ours(ctx)
+	servers, err := d.ours(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var used []netip.Addr
-	for _, c := range own {
-		if a, err := netip.ParseAddr(c.Labels[labelAddress]); err == nil {
+	for _, c := range servers {
+		if a, err := netip.ParseAddr(c.id.address); err == nil {
 			used = append(used, a)
 		}
 	}
 	return used, nil
+}
+
+// homeInUse takes every container's word that it has the home: one that somebody renamed has no
+// authentic labels any more, and has the home all the same.
+func (d *Driver) homeInUse(ctx context.Context, id hub.UserID) (bool, error) {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
+	all, err := d.labelled(ctx)
+	return err != nil || slices.ContainsFunc(all, func(c container.Summary) bool {
+		return c.Labels[labelUserID] == string(id) && c.Labels[labelHome] != ""
+	}), err
 }

@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/client"
 
@@ -20,19 +21,19 @@ import (
 // networks are the deployment's two bridges, one per mode. Containers on them reach no other
 // container; on "none" nothing at all; on "open" the outside alone. The host reaches every one.
 type networks struct {
-	cfg    Config
-	api    *client.Client
-	pool   netip.Prefix
-	mu     sync.Mutex
-	ready  map[hub.NetworkMode]bridge
-	gate   netip.Addr // the open bridge's, where our resolver answers
-	filter sync.Mutex
+	cfg  Config
+	api  *client.Client
+	pool netip.Prefix
+	turn chan struct{} // one at a time makes a network and sets the filter
+
+	mu   sync.Mutex
+	gate netip.Addr // the open bridge's, where our resolver answers; invalid until it is known
 }
 
 type bridge struct {
 	name       string // Docker's
-	device     string // the kernel's
 	prefix     netip.Prefix
+	resolver   string
 	resolvConf string
 }
 
@@ -50,7 +51,7 @@ func newNetworks(cfg Config, api *client.Client) (*networks, error) {
 	if err != nil || !pool.Addr().Is4() || pool.Bits() > bridgeBits-1 {
 		return nil, &hub.Error{Kind: hub.Invalid, Op: "read subnets", Field: "spawner.docker.subnets", Message: "this is no IPv4 network of /21 or larger", Remedy: "give something like " + defaultPool}
 	}
-	return &networks{cfg: cfg, api: api, pool: pool.Masked(), ready: map[hub.NetworkMode]bridge{}}, nil
+	return &networks{cfg: cfg, api: api, pool: pool.Masked(), turn: make(chan struct{}, 1)}, nil
 }
 
 func (n *networks) name(mode hub.NetworkMode) string {
@@ -69,15 +70,18 @@ func (n *networks) ensure(ctx context.Context, mode hub.NetworkMode) (bridge, er
 	if mode != hub.NetworkOpen {
 		mode = hub.NetworkNone
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	b, err := n.find(ctx, mode)
+	select {
+	case n.turn <- struct{}{}:
+		defer func() { <-n.turn }()
+	case <-ctx.Done():
+		return bridge{}, fail("make network", ctx.Err())
+	}
+	b, err := n.findOrMake(ctx, mode)
 	if err != nil {
 		return bridge{}, err
 	}
-	n.ready[mode] = b
 	if mode == hub.NetworkOpen {
-		n.gate = b.prefix.Addr().Next()
+		n.setGate(b.prefix.Addr().Next())
 	}
 	if err := n.enforce(ctx); err != nil {
 		return bridge{}, err
@@ -85,66 +89,150 @@ func (n *networks) ensure(ctx context.Context, mode hub.NetworkMode) (bridge, er
 	return b, n.writeResolvConf(mode, &b)
 }
 
-func (n *networks) find(ctx context.Context, mode hub.NetworkMode) (bridge, error) {
-	b := bridge{name: n.name(mode), device: n.device(mode)}
-	for range 2 {
-		got, err := n.api.NetworkInspect(ctx, b.name, network.InspectOptions{})
-		if err == nil {
-			if !n.cfg.Keyring.CheckLabelMAC(got.Labels[labelMAC], "network", b.name) || len(got.IPAM.Config) != 1 {
-				return bridge{}, hub.Errorf(hub.Conflict, "docker: find network", "a network %s is there that Carrel did not make", b.name)
-			}
-			b.prefix, err = netip.ParsePrefix(got.IPAM.Config[0].Subnet)
-			return b, hub.Wrap(hub.Internal, "docker: read network", err)
-		}
-		if !isNotFound(err) {
-			return bridge{}, fail("find network", err)
-		}
-		if err := n.make(ctx, mode, b); err != nil {
-			return bridge{}, err
-		}
-	}
-	return bridge{}, hub.Errorf(hub.Unavailable, "docker: make network", "the network %s does not stay", b.name)
+func (n *networks) setGate(a netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.gate = a
 }
 
-// make tries the pool's subnets from one that the deployment's name chooses, until Docker takes one.
-func (n *networks) make(ctx context.Context, mode hub.NetworkMode, b bridge) error {
-	count := uint32(1) << (bridgeBits - n.pool.Bits())
-	sum := sha256.Sum256([]byte(b.name))
-	start := binary.BigEndian.Uint32(sum[:4]) % count
-	var err error
-	for i := range count {
-		base := binary.BigEndian.Uint32(n.pool.Addr().AsSlice()) + (start+i)%count<<(32-bridgeBits)
-		var raw [4]byte
-		binary.BigEndian.PutUint32(raw[:], base)
-		prefix := netip.PrefixFrom(netip.AddrFrom4(raw), bridgeBits)
-		_, err = n.api.NetworkCreate(ctx, b.name, network.CreateOptions{
-			Driver:   "bridge",
-			Internal: mode == hub.NetworkNone,
-			IPAM:     &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: prefix.String(), Gateway: prefix.Addr().Next().String()}}},
-			Options: map[string]string{
-				"com.docker.network.bridge.name": b.device, "com.docker.network.bridge.enable_icc": "false",
-				"com.docker.network.driver.mtu": "1500",
-			},
-			Labels: map[string]string{labelDeployment: n.cfg.Deployment, labelMAC: n.cfg.Keyring.LabelMAC("network", b.name)},
-		})
-		if err == nil || isConflict(err) || !strings.Contains(err.Error(), "overlap") {
-			break // made; made by another hub just now; or no matter of subnets
+// gateway is the open bridge's address on the host; invalid when there is no such bridge. A process
+// that has not made it looks for one that another made.
+func (n *networks) gateway(ctx context.Context) (netip.Addr, error) {
+	n.mu.Lock()
+	gate := n.gate
+	n.mu.Unlock()
+	if gate.IsValid() {
+		return gate, nil
+	}
+	b, found, err := n.find(ctx, hub.NetworkOpen)
+	if !found || err != nil {
+		return netip.Addr{}, err
+	}
+	gate = b.prefix.Addr().Next()
+	n.setGate(gate)
+	return gate, nil
+}
+
+// find looks for the bridge of a mode; one that Carrel did not make is a Conflict.
+func (n *networks) find(ctx context.Context, mode hub.NetworkMode) (b bridge, found bool, err error) {
+	b.name = n.name(mode)
+	got, err := n.api.NetworkInspect(ctx, b.name, network.InspectOptions{})
+	if isNotFound(err) {
+		return b, false, nil
+	}
+	if err != nil {
+		return b, false, fail("find network", err)
+	}
+	if !n.cfg.Keyring.CheckLabelMAC(got.Labels[labelMAC], "network", b.name) || len(got.IPAM.Config) != 1 {
+		return b, false, &hub.Error{Kind: hub.Conflict, Op: "docker: find network", Message: "a network " + b.name + " is there that this deployment did not make", Remedy: "an administrator must remove it, or restore the deployment's key"}
+	}
+	b.prefix, err = netip.ParsePrefix(got.IPAM.Config[0].Subnet)
+	return b, err == nil, hub.Wrap(hub.Internal, "docker: read network", err)
+}
+
+// findOrMake tries those of the pool's subnets that nobody has. Docker has the last word on whether
+// one is free; and another hub may be making the same network, which is then found.
+func (n *networks) findOrMake(ctx context.Context, mode hub.NetworkMode) (bridge, error) {
+	b, found, err := n.find(ctx, mode)
+	if found || err != nil {
+		return b, err
+	}
+	subnets, err := n.freeSubnets(ctx, b.name)
+	if err != nil {
+		return bridge{}, err
+	}
+	failure := error(&hub.Error{Kind: hub.Unavailable, Op: "docker: make network", Message: "there is no free subnet for the notebooks' network", Remedy: "an administrator can widen spawner.docker.subnets"})
+	for _, s := range subnets {
+		err := n.make(ctx, mode, b.name, s)
+		if b, found, ferr := n.find(ctx, mode); found || ferr != nil {
+			return b, ferr
+		}
+		if err != nil && !errdefs.IsPermissionDenied(err) { // which is what Docker calls an overlap
+			return bridge{}, fail("make network", err)
+		}
+		if err != nil {
+			failure = fail("make network", err)
 		}
 	}
-	if isConflict(err) {
-		return nil
-	}
-	return fail("make network", err)
+	return bridge{}, failure
 }
+
+// freeSubnets are the pool's, from one that the network's name chooses, without those that overlap
+// another network of Docker's or an address of this machine.
+func (n *networks) freeSubnets(ctx context.Context, name string) ([]netip.Prefix, error) {
+	all, err := n.api.NetworkList(ctx, network.ListOptions{})
+	if err != nil {
+		return nil, fail("list networks", err)
+	}
+	var taken []netip.Prefix
+	for _, o := range all {
+		for _, c := range o.IPAM.Config {
+			if p, err := netip.ParsePrefix(c.Subnet); err == nil {
+				taken = append(taken, p)
+			}
+		}
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, hub.Wrap(hub.Internal, "docker: list host's addresses", err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			taken = append(taken, p)
+		}
+	}
+	return subnetsOf(n.pool, name, taken), nil
+}
+
+func subnetsOf(pool netip.Prefix, name string, taken []netip.Prefix) []netip.Prefix {
+	count := uint32(1) << (bridgeBits - pool.Bits())
+	sum := sha256.Sum256([]byte(name))
+	start := binary.BigEndian.Uint32(sum[:4]) % count
+	base := binary.BigEndian.Uint32(pool.Addr().AsSlice())
+	var free []netip.Prefix
+next:
+	for i := range count {
+		var raw [4]byte
+		binary.BigEndian.PutUint32(raw[:], base+(start+i)%count<<(32-bridgeBits))
+		p := netip.PrefixFrom(netip.AddrFrom4(raw), bridgeBits)
+		for _, t := range taken {
+			if t.Overlaps(p) {
+				continue next
+			}
+		}
+		free = append(free, p)
+	}
+	return free
+}
+
+func (n *networks) make(ctx context.Context, mode hub.NetworkMode, name string, prefix netip.Prefix) error {
+	_, err := n.api.NetworkCreate(ctx, name, network.CreateOptions{
+		Driver:   "bridge",
+		Internal: mode == hub.NetworkNone,
+		IPAM:     &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: prefix.String(), Gateway: prefix.Addr().Next().String()}}},
+		Options: map[string]string{
+			"com.docker.network.bridge.name": n.device(mode), "com.docker.network.bridge.enable_icc": "false",
+			"com.docker.network.driver.mtu": "1500",
+		},
+		Labels: map[string]string{labelDeployment: n.cfg.Deployment, labelMAC: n.cfg.Keyring.LabelMAC("network", name)},
+	})
+	return err
+}
+
+// noResolver is an address in the container itself, where nothing answers.
+const noResolver = "127.0.0.1"
 
 // writeResolvConf writes the containers' resolv.conf: our resolver's address on "open", one that
 // never answers on "none". Docker's own resolver, which knows every container's name and asks the
-// host's resolvers, is thereby out of the way.
+// host's resolvers, is thereby out of the way; a container that asks it all the same is sent to the
+// same place (see walls), and learns no person's name (see containerName).
 func (n *networks) writeResolvConf(mode hub.NetworkMode, b *bridge) error {
 	b.resolvConf = filepath.Join(n.cfg.StateDir, "resolv-"+string(mode)+".conf")
-	text := "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
+	b.resolver = noResolver
+	text := "nameserver " + noResolver + "\noptions timeout:1 attempts:1\n"
 	if mode == hub.NetworkOpen {
-		text = "nameserver " + n.gate.String() + "\noptions timeout:2 attempts:3\n"
+		b.resolver = b.prefix.Addr().Next().String()
+		text = "nameserver " + b.resolver + "\noptions timeout:2 attempts:3\n"
 	}
 	if have, err := os.ReadFile(b.resolvConf); err == nil && string(have) == text {
 		return nil

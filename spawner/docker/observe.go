@@ -27,10 +27,10 @@ const (
 // Logs implements [hub.Logs].
 func (d *Driver) Logs(ctx context.Context, h hub.Handle, n int) ([]string, error) {
 	name, err := open(h)
-	if err != nil {
+	if err != nil || n < 1 {
 		return nil, err
 	}
-	ctx, done := context.WithTimeout(ctx, 10*time.Second)
+	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	r, err := d.api.ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(n)})
 	if err != nil {
@@ -41,10 +41,12 @@ func (d *Driver) Logs(ctx context.Context, h hub.Handle, n int) ([]string, error
 	if _, err := stdcopy.StdCopy(&out, &out, io.LimitReader(r, maxLogBytes)); err != nil && out.Len() == 0 {
 		return nil, fail("read logs", err)
 	}
-	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
+	text := strings.TrimRight(out.String(), "\n")
+	if text == "" {
+		return nil, nil
 	}
+	lines := strings.Split(text, "\n")
+	lines = lines[max(0, len(lines)-n):]
 	for i, l := range lines {
 		lines[i] = printable(l)
 	}
@@ -63,7 +65,7 @@ func printable(s string) string {
 		return r
 	}, s)
 	if len(s) > maxLogLine {
-		s = strings.ToValidUTF8(s[:maxLogLine], "") + "…"
+		s = strings.ToValidUTF8(s[:maxLogLine-len("…")], "") + "…"
 	}
 	return s
 }
@@ -80,7 +82,9 @@ func (d *Driver) Watch(ctx context.Context) iter.Seq2[hub.Status, error] {
 			case <-ctx.Done():
 				return
 			case err := <-errs:
-				yield(hub.Status{}, fail("watch Docker's events", err))
+				if ctx.Err() == nil {
+					yield(hub.Status{}, fail("watch Docker's events", err))
+				}
 				return
 			case m := <-msgs:
 				st, err := d.Inspect(ctx, d.handle(m.Actor.Attributes["name"]))
@@ -102,6 +106,8 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 	if err != nil {
 		return hub.Usage{}, err
 	}
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
 	r, err := d.api.ContainerStatsOneShot(ctx, name)
 	if err != nil {
 		return hub.Usage{}, fail("sample usage", err)

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -19,95 +20,175 @@ import (
 
 const (
 	resolveWithin  = 4 * time.Second
-	maxResolving   = 256
+	maxResolving   = 256 // lookups at work, of all containers
+	maxPerServer   = 32  // and of one
 	maxDNSMessage  = 4096
 	resolverRetry  = time.Second
 	resolverListen = "53"
 )
 
-// resolve answers name lookups on the open bridge's gateway: it forwards each to the configured
-// resolvers, which containers can't reach themselves, and refuses answers that name a private
-// address, so that no name leads behind the walls (DNS rebinding).
-func (d *Driver) resolve(ctx context.Context) error {
+// resolve answers name lookups on the open bridge's gateway until ctx ends: each is asked of the
+// configured resolvers, which containers can't reach themselves, and an answer that names a private
+// address is refused, so that no name leads behind the walls (DNS rebinding).
+func (d *Driver) resolve(ctx context.Context) {
+	broken := false
 	for ctx.Err() == nil {
-		b, err := d.networks.ensure(ctx, hub.NetworkOpen)
+		callCtx, done := context.WithTimeout(ctx, createTimeout)
+		b, err := d.networks.ensure(callCtx, hub.NetworkOpen)
+		done()
 		if err == nil {
-			err = d.serveNames(ctx, b.prefix.Addr().Next())
+			gate := b.prefix.Addr().Next()
+			err = d.serveNames(ctx, net.JoinHostPort(gate.String(), resolverListen), func() bool { return d.gateIs(ctx, gate) })
 		}
-		if err != nil && ctx.Err() == nil {
-			d.cfg.Logger.WarnContext(ctx, "resolver for notebooks not running; trying again", "error", err)
+		if ctx.Err() == nil && (err != nil) != broken {
+			broken = err != nil
+			d.cfg.Logger.WarnContext(ctx, "resolver for notebooks", "running", !broken, "error", err)
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(resolverRetry):
 		}
 	}
-	return ctx.Err()
 }
 
-func (d *Driver) serveNames(ctx context.Context, gate netip.Addr) error {
+// gateIs tells whether the gateway is where it was; not being able to tell is no reason to move.
+func (d *Driver) gateIs(ctx context.Context, gate netip.Addr) bool {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
+	now, err := d.networks.gateway(ctx)
+	return err != nil || now == gate
+}
+
+// nameServer is one run of the resolver.
+type nameServer struct {
+	upstreams func() []string
+	mu        sync.Mutex
+	at        map[netip.Addr]int // lookups at work, by who asks
+	total     int
+}
+
+// serveNames listens until ctx ends, the socket breaks, or stay says no: then nil.
+func (d *Driver) serveNames(ctx context.Context, address string, stay func() bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var lc net.ListenConfig
-	address := net.JoinHostPort(gate.String(), resolverListen)
 	udp, err := lc.ListenPacket(ctx, "udp4", address)
 	if err != nil {
 		return err
 	}
-	tcp, err := lc.Listen(ctx, "tcp4", address)
+	tcp, err := lc.Listen(ctx, "tcp4", udp.LocalAddr().String())
 	if err != nil {
 		udp.Close() //nolint:errcheck // unused
 		return err
 	}
-	context.AfterFunc(ctx, func() { udp.Close(); tcp.Close() }) //nolint:errcheck // ends the loops below
-	slots := make(chan struct{}, maxResolving)
+	s := &nameServer{upstreams: d.upstreams, at: map[netip.Addr]int{}}
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() { defer cancel(); d.serveTCP(ctx, tcp, slots) })
-	buf := make([]byte, maxDNSMessage)
-	for {
-		n, from, err := udp.ReadFrom(buf)
-		if err != nil {
-			cancel()
-			return err
-		}
-		query := append([]byte(nil), buf[:n]...)
+	var udpErr, tcpErr error
+	wg.Go(func() { defer cancel(); udpErr = s.serveUDP(ctx, udp) })
+	wg.Go(func() { defer cancel(); tcpErr = s.serveTCP(ctx, tcp) })
+	wg.Go(func() { defer cancel(); awaitNot(ctx, stay) })
+	<-ctx.Done()
+	udp.Close() //nolint:errcheck // ends its loop
+	tcp.Close() //nolint:errcheck // likewise
+	wg.Wait()
+	if err := errors.Join(udpErr, tcpErr); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+func awaitNot(ctx context.Context, stay func() bool) {
+	tick := time.NewTicker(wallsEvery)
+	defer tick.Stop()
+	for stay() {
 		select {
-		case slots <- struct{}{}:
-			wg.Go(func() {
-				defer func() { <-slots }()
-				if answer, err := d.ask(ctx, "udp", query); err == nil {
-					_, _ = udp.WriteTo(answer, from) // who asked will ask again
-				}
-			})
-		default: // a flood: the rest is dropped
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
 
-func (d *Driver) serveTCP(ctx context.Context, l net.Listener, slots chan struct{}) {
+// admit counts a lookup; false when there are too many: whoever asks asks again. No server takes
+// the others' share.
+func (s *nameServer) admit(from net.Addr) (leave func(), ok bool) {
+	ap, _ := netip.ParseAddrPort(from.String())
+	who := ap.Addr()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.total >= maxResolving || s.at[who] >= maxPerServer {
+		return nil, false
+	}
+	s.total++
+	s.at[who]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.total--
+		if s.at[who]--; s.at[who] == 0 {
+			delete(s.at, who)
+		}
+	}, true
+}
+
+func (s *nameServer) serveUDP(ctx context.Context, c net.PacketConn) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	buf := make([]byte, maxDNSMessage)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		l, err := parseLookup(buf[:n])
+		if err != nil {
+			continue
+		}
+		if leave, ok := s.admit(from); ok {
+			wg.Go(func() {
+				defer leave()
+				if answer, err := l.pack(s.ask(ctx, l), l.size); err == nil {
+					_, _ = c.WriteTo(answer, from) // who asked will ask again
+				}
+			})
+		}
+	}
+}
+
+func (s *nameServer) serveTCP(ctx context.Context, l net.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			return
+			return err
 		}
-		select {
-		case slots <- struct{}{}:
-			wg.Go(func() {
-				defer func() { <-slots }()
-				defer c.Close() //nolint:errcheck // one question each
-				_ = c.SetDeadline(time.Now().Add(2 * resolveWithin))
-				if query, err := readTCP(c); err == nil {
-					if answer, err := d.ask(ctx, "tcp", query); err == nil {
-						_, _ = c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...)) //nolint:gosec // read with a 16-bit length
-					}
-				}
-			})
-		default:
+		leave, ok := s.admit(c.RemoteAddr())
+		if !ok {
 			c.Close() //nolint:errcheck // a flood
+			continue
 		}
+		wg.Go(func() {
+			defer leave()
+			defer context.AfterFunc(ctx, func() { c.Close() })() //nolint:errcheck // ends what is below
+			defer c.Close()                                      //nolint:errcheck // one question each
+			_ = c.SetDeadline(time.Now().Add(2 * resolveWithin))
+			s.answerTCP(ctx, c)
+		})
+	}
+}
+
+func (s *nameServer) answerTCP(ctx context.Context, c net.Conn) {
+	msg, err := readTCP(c)
+	if err != nil {
+		return
+	}
+	l, err := parseLookup(msg)
+	if err != nil {
+		return
+	}
+	if answer, err := l.pack(s.ask(ctx, l), 1<<16-1); err == nil {
+		_, _ = c.Write(withLength(answer))
 	}
 }
 
@@ -121,89 +202,68 @@ func readTCP(r io.Reader) ([]byte, error) {
 	return msg, err
 }
 
-// ask forwards one question to the first upstream that answers.
-func (d *Driver) ask(ctx context.Context, network string, query []byte) ([]byte, error) {
-	var p dnsmessage.Parser
-	head, err := p.Start(query)
-	if err != nil || head.Response {
-		return nil, errors.New("no question")
-	}
-	question, err := p.Question()
-	if err != nil {
-		return nil, errors.New("no question")
-	}
-	for _, up := range d.upstreams() {
-		answer, err := exchange(ctx, network, up, query)
-		if err != nil {
-			continue
-		}
-		if !public(answer, head.ID) {
-			return refuse(head, question)
-		}
-		return answer, nil
-	}
-	return nil, errors.New("no upstream answers")
+func withLength(msg []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...) //nolint:gosec // packed within 16 bits
 }
 
-func exchange(ctx context.Context, network, upstream string, query []byte) ([]byte, error) {
+// ask puts a question to the first upstream that answers.
+func (s *nameServer) ask(ctx context.Context, l lookup) dnsmessage.Message {
+	if l.refused() {
+		return l.fail(dnsmessage.RCodeRefused)
+	}
+	for _, up := range s.upstreams() {
+		m, err := l.exchange(ctx, "udp", up)
+		if err == nil && m.Truncated {
+			m, err = l.exchange(ctx, "tcp", up)
+		}
+		if err == nil {
+			return l.reply(m)
+		}
+	}
+	return l.fail(dnsmessage.RCodeServerFailure)
+}
+
+// exchange asks one resolver, with an id of our own, and waits for the answer to it.
+func (l lookup) exchange(ctx context.Context, network, upstream string) (*dnsmessage.Message, error) {
+	var random [2]byte
+	_, _ = rand.Read(random[:]) // never fails
+	id := binary.BigEndian.Uint16(random[:])
+	query, err := l.query(id)
+	if err != nil {
+		return nil, err
+	}
 	dialer := net.Dialer{Timeout: resolveWithin / 2}
 	c, err := dialer.DialContext(ctx, network, upstream)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close() //nolint:errcheck // one question each
+	defer c.Close()                                      //nolint:errcheck // one question each
+	defer context.AfterFunc(ctx, func() { c.Close() })() //nolint:errcheck // ends what is below
 	_ = c.SetDeadline(time.Now().Add(resolveWithin / 2))
 	if network == "tcp" {
-		query = append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...) //nolint:gosec // read with a 16-bit length
+		query = withLength(query)
 	}
 	if _, err := c.Write(query); err != nil {
 		return nil, err
 	}
-	if network == "tcp" {
-		return readTCP(c)
-	}
 	buf := make([]byte, maxDNSMessage)
-	n, err := c.Read(buf)
-	return buf[:n], err
-}
-
-// public tells whether an answer is well-formed, is the question's, and names no private address.
-func public(msg []byte, id uint16) bool {
-	var m dnsmessage.Message
-	if err := m.Unpack(msg); err != nil || m.ID != id || !m.Response {
-		return false
-	}
-	for _, r := range append(append([]dnsmessage.Resource{}, m.Answers...), m.Additionals...) {
-		switch b := r.Body.(type) {
-		case *dnsmessage.AResource:
-			if !reachable(netip.AddrFrom4(b.A)) {
-				return false
-			}
-		case *dnsmessage.AAAAResource:
-			if a := netip.AddrFrom16(b.AAAA); a.Is4In6() && !reachable(a.Unmap()) || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() {
-				return false
-			}
+	for {
+		var msg []byte
+		if network == "tcp" {
+			msg, err = readTCP(c)
+		} else {
+			var n int
+			n, err = c.Read(buf)
+			msg = buf[:n]
+		}
+		if err != nil {
+			return nil, err
+		}
+		m := &dnsmessage.Message{}
+		if m.Unpack(msg) == nil && l.answers(m, id) {
+			return m, nil
 		}
 	}
-	return true
-}
-
-// reachable tells whether the packet filter lets containers reach an IPv4 address.
-func reachable(a netip.Addr) bool {
-	for _, p := range private {
-		if netip.MustParsePrefix(p).Contains(a) {
-			return false
-		}
-	}
-	return true
-}
-
-func refuse(head dnsmessage.Header, q dnsmessage.Question) ([]byte, error) {
-	m := dnsmessage.Message{
-		Header:    dnsmessage.Header{ID: head.ID, Response: true, RCode: dnsmessage.RCodeRefused, RecursionDesired: head.RecursionDesired, RecursionAvailable: true},
-		Questions: []dnsmessage.Question{q},
-	}
-	return m.Pack()
 }
 
 // upstreams are the configured resolvers, or those of the host's resolv.conf as it stands.
@@ -218,7 +278,7 @@ func (d *Driver) upstreams() []string {
 	var ups []string
 	for line := range strings.Lines(string(raw)) {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
-			ups = append(ups, net.JoinHostPort(f[1], "53"))
+			ups = append(ups, net.JoinHostPort(f[1], resolverListen))
 		}
 	}
 	return ups

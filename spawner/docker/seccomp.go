@@ -20,12 +20,21 @@ var refused = []string{
 	"process_vm_readv", "process_vm_writev", "ptrace", "request_key", "setns", "umount", "umount2", "unshare", "userfaultfd", "vmsplice",
 }
 
-// families are the socket families that a notebook may open; AF_ALG, AF_VSOCK, AF_PACKET and the
-// long tail of protocols are not among them.
-var families = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
+// sockets are the families and protocols that a notebook may open. AF_ALG, AF_VSOCK, AF_PACKET, the
+// netlink families of firewalls and devices, and the long tail of transports that the kernel would
+// load a module for are not among them.
+var sockets = []struct {
+	family    uint64
+	protocols []uint64 // none: all
+}{
+	{unix.AF_UNIX, nil},
+	{unix.AF_INET, []uint64{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMP}},
+	{unix.AF_INET6, []uint64{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}},
+	{unix.AF_NETLINK, []uint64{unix.NETLINK_ROUTE}}, // which lists the interfaces
+}
 
 // seccompProfile is moby's, tightened: native system calls only (no 32-bit or x32 ones), without
-// those refused, and with few socket families.
+// those refused, and with few kinds of sockets.
 var seccompProfile = sync.OnceValues(func() (string, error) {
 	p := seccomp.DefaultProfile()
 	for i := range p.ArchMap {
@@ -39,10 +48,17 @@ var seccompProfile = sync.OnceValues(func() (string, error) {
 			kept = append(kept, &c)
 		}
 	}
-	for _, f := range families {
-		kept = append(kept, &seccomp.Syscall{LinuxSyscall: specs.LinuxSyscall{
-			Names: []string{"socket"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Index: 0, Value: f, Op: specs.OpEqualTo}},
-		}})
+	allow := func(args ...specs.LinuxSeccompArg) {
+		kept = append(kept, &seccomp.Syscall{LinuxSyscall: specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActAllow, Args: args}})
+	}
+	for _, s := range sockets {
+		family := specs.LinuxSeccompArg{Index: 0, Value: s.family, Op: specs.OpEqualTo}
+		if s.protocols == nil {
+			allow(family)
+		}
+		for _, p := range s.protocols {
+			allow(family, specs.LinuxSeccompArg{Index: 2, Value: p, Op: specs.OpEqualTo})
+		}
 	}
 	p.Syscalls = kept
 	b, err := json.Marshal(p)

@@ -1,0 +1,184 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"carrel/hub"
+)
+
+// This file holds every operation on the host that needs root's rights: make, check, grow, mount and
+// unmount the image of a home, and set the packet filter. They touch paths of the state directory
+// only, which no container sees; what is inside a home is never looked at. Beside them the driver
+// writes files of its own in that directory (see writeFile) and asks Docker.
+
+// toolTimeout bounds each tool. A caller that goes away does not end it: a resize that is killed
+// half-way is worse than one that comes late.
+const toolTimeout = 5 * time.Minute
+
+// runTool runs one of the host's tools with fixed arguments; no shell. It gives what the tool printed
+// with its error.
+func runTool(ctx context.Context, input, name string, args ...string) error {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), toolTimeout)
+	defer done()
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // names and arguments are this file's
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Stdin = strings.NewReader(input)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is the hub's
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out.Bytes()))
+	}
+	return nil
+}
+
+// homeFault tells a person that their home is not to be had, and the log why.
+func homeFault(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &hub.Error{Kind: hub.Unavailable, Op: "docker: " + op, Message: "your home could not be made ready", Remedy: "try again; an administrator finds the reason in the hub's log", Err: err}
+}
+
+// makeFileSystem makes an empty ext4 of a size in a new file beside, and renames it: a crash leaves
+// none or a whole one. Its root directory belongs to the person.
+func makeFileSystem(ctx context.Context, image string, size, inodes int64, uid, gid int) error {
+	tmp := image + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // our own directory
+	if err == nil {
+		err = f.Truncate(size)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}
+	if err == nil {
+		owner := fmt.Sprintf("root_owner=%d:%d,lazy_itable_init=1,lazy_journal_init=1", uid, gid)
+		err = runTool(ctx, "", "mkfs.ext4", "-q", "-F", "-m", "0", "-N", fmt.Sprint(inodes), "-E", owner, tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, image)
+	}
+	return homeFault("make home", err)
+}
+
+// checkFileSystem mends what an unclean end left.
+func checkFileSystem(ctx context.Context, image string, options ...string) error {
+	err := runTool(ctx, "", "e2fsck", append(options, "-p", image)...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return nil // errors were mended
+	}
+	return homeFault("check home", err)
+}
+
+// growFileSystem makes an image larger. A mark lies beside it meanwhile, so that what a crash left
+// half-way is finished by the next call.
+func growFileSystem(ctx context.Context, image string, size int64) error {
+	mark := image + growing
+	if err := writeFile(mark, nil); err != nil {
+		return homeFault("grow home", err)
+	}
+	if info, err := os.Stat(image); err != nil || info.Size() < size {
+		if err := os.Truncate(image, size); err != nil {
+			return homeFault("grow home", err)
+		}
+	}
+	if err := checkFileSystem(ctx, image, "-f"); err != nil {
+		return err
+	}
+	if err := runTool(ctx, "", "resize2fs", image); err != nil {
+		return homeFault("grow home", err)
+	}
+	return homeFault("grow home", os.Remove(mark))
+}
+
+const growing = ".growing"
+
+// mountHome mounts a home's image, or the loop device that holds it already, at a path of ours.
+func mountHome(ctx context.Context, source, point string) error {
+	options := "nosuid,nodev,errors=remount-ro"
+	if !strings.HasPrefix(source, "/dev/") {
+		options = "loop," + options
+	}
+	return homeFault("mount home", runTool(ctx, "", "mount", "-t", "ext4", "-o", options, source, point))
+}
+
+func unmountHome(ctx context.Context, point string) error {
+	return homeFault("unmount home", runTool(ctx, "", "umount", point))
+}
+
+// mounted tells whether something is mounted at a path of ours, by the device numbers of it and of
+// its parent: nothing inside it is looked at.
+func mounted(path string) bool {
+	var at, above unix.Stat_t
+	return unix.Lstat(path, &at) == nil && unix.Lstat(filepath.Dir(path), &above) == nil && at.Dev != above.Dev
+}
+
+// loopOf is the loop device that an image is attached to, or "". After the last unmount it can take
+// a moment to go; a mount that another process inherited keeps it.
+func loopOf(image string) string {
+	image, err := filepath.EvalSymlinks(image)
+	if err != nil {
+		return ""
+	}
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, f := range files {
+		if backing, err := os.ReadFile(f); err == nil && strings.TrimSuffix(string(backing), "\n") == image { //nolint:gosec // the kernel's
+			return "/dev/" + strings.Split(f, "/")[3]
+		}
+	}
+	return ""
+}
+
+// setFilter hands rules to the kernel's packet filter in one transaction.
+func setFilter(ctx context.Context, rules string) error {
+	fault := &hub.Error{Kind: hub.Unavailable, Op: "docker: set packet filter", Message: "the walls around notebooks can't be set up"}
+	if os.Geteuid() != 0 {
+		fault.Remedy = "an administrator must run carrel as root"
+		return fault
+	}
+	if fault.Err = runTool(ctx, rules, "nft", "-f", "-"); fault.Err != nil {
+		fault.Remedy = "an administrator must install nftables; carrel doctor says more"
+		return fault
+	}
+	return nil
+}
+
+// lockFile takes an exclusive lock that other processes see too, and that ends with this one. It
+// waits until ctx ends.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // our own directory
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor
+		if err == nil {
+			return func() { f.Close() }, nil //nolint:errcheck // closing unlocks
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close() //nolint:errcheck // unused
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			f.Close() //nolint:errcheck // unused
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
