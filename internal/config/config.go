@@ -17,7 +17,8 @@ import (
 )
 
 // Config is the whole of it. Tags: yaml names the field, doc says what it is for, reload "live"
-// that a change counts without a restart.
+// that a change counts without a restart, secret "yes" what is never shown and "url" an address that
+// is shown without its password.
 type Config struct {
 	Deployment     string    `yaml:"deployment" doc:"Name of this deployment; part of the name of everything that it makes."`
 	StateDir       string    `yaml:"state_dir" doc:"Where this host keeps the deployment's key, homes and private Redis. Reached by nobody else."`
@@ -26,7 +27,7 @@ type Config struct {
 	Origins        string    `yaml:"origins" doc:"How notebooks are kept off the hub's origin: subdomains (alice.example.org), paths (a second port or host, see notebook_host), or one-origin (as JupyterHub; weaker)."`
 	NotebookHost   string    `yaml:"notebook_host" doc:"Subdomains: the domain that people's hosts are under, with its port; empty: the hub's own host. Paths: the notebooks' host:port."`
 	TrustedProxies []string  `yaml:"trusted_proxies" doc:"Networks of proxies in front, whose X-Forwarded-For counts."`
-	AdminAccess    bool      `yaml:"admin_access" reload:"live" doc:"Whether administrators may open other people's servers (with subdomains only)."`
+	AdminAccess    bool      `yaml:"admin_access" doc:"Whether administrators may open other people's servers (with subdomains only)."`
 	TLS            TLS       `yaml:"tls" doc:"Certificate of the proxy's listeners; empty: plain HTTP, for loopback or behind a proxy that ends TLS."`
 	Proxy          Proxy     `yaml:"proxy" doc:"The proxy process."`
 	Redis          Redis     `yaml:"redis" doc:"The session store."`
@@ -35,7 +36,7 @@ type Config struct {
 	Sessions       Sessions  `yaml:"sessions" doc:"How long people stay signed in."`
 	Spawner        Spawner   `yaml:"spawner" doc:"How servers are started."`
 	Image          Image     `yaml:"image" doc:"Carrel's own kernel image, used by profiles that name none."`
-	Profiles       []Profile `yaml:"profiles" reload:"live" doc:"Kinds of server that people choose from."`
+	Profiles       []Profile `yaml:"profiles" reload:"live" doc:"Kinds of server that people choose from. Left out: small (1 core, 1GiB, a home of 2GiB) and large (2 cores, 4GiB, 10GiB), or less where the machine has less."`
 	CullGroups     []Group   `yaml:"cull_groups" reload:"live" doc:"Cull rules for members of groups, in place of their profile's; the first that fits counts."`
 	Log            Log       `yaml:"log" doc:"The log, on standard error."`
 }
@@ -54,7 +55,7 @@ type Proxy struct {
 
 // Redis is about the session store.
 type Redis struct {
-	URL     string `yaml:"url" doc:"redis://, rediss://, unix:// or redis+sentinel://host:26379,host:26379/0?master=name; empty: a private redis-server that carrel starts."`
+	URL     string `yaml:"url" doc:"redis://, rediss:// (TLS), unix:// or redis+sentinel://host:26379,host:26379/0?master=name; empty: a private redis-server that carrel starts." secret:"url"`
 	URLFile string `yaml:"url_file" doc:"File that holds the address, where it has a password in it."`
 	CAFile  string `yaml:"ca_file" doc:"PEM file of the CA that signed Redis's certificate."`
 	Prefix  string `yaml:"prefix" doc:"Prefix of every key; empty: carrel:<deployment>:"`
@@ -95,7 +96,7 @@ type Demo struct {
 // Sessions is about their lives.
 type Sessions struct {
 	Lifetime Duration `yaml:"lifetime" doc:"A session ends this long after sign-in."`
-	Idle     Duration `yaml:"idle" doc:"A session unused for so long ends."`
+	Idle     Duration `yaml:"idle" doc:"A session unused for so long ends; 0: never."`
 }
 
 // Spawner is about starting servers.
@@ -213,8 +214,12 @@ func profile(name, title, description string, cpu float64, memory, disk Size, is
 		Name: name, Title: title, Description: description, Default: isDefault, CPU: cpu, Memory: memory, Disk: disk,
 		Shm: 64 << 20, Tmp: 256 << 20, PIDs: 256, Files: 4096, Network: string(hub.NetworkOpen), UID: 1000, GID: 1000,
 		Home: "/home/jovyan", DefaultURL: "/lab",
-		Cull: Cull{Idle: Duration(2 * time.Hour), Warning: Duration(10 * time.Minute), BusyMax: Duration(48 * time.Hour), Extend: Duration(2 * time.Hour)},
+		Cull: defaultCull(),
 	}
+}
+
+func defaultCull() Cull {
+	return Cull{Idle: Duration(2 * time.Hour), Warning: Duration(10 * time.Minute), BusyMax: Duration(48 * time.Hour), Extend: Duration(2 * time.Hour)}
 }
 
 func defaultStateDir() string {

@@ -1,117 +1,124 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"net/url"
 	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Example is a commented file that says what an empty one does.
 func Example() []byte {
-	var b strings.Builder
-	b.WriteString("# Carrel's configuration: every field with its default. An empty file does the same.\n# Any single value can be set by the environment too: CARREL_REDIS_URL is redis.url.\n\n")
-	writeStruct(&b, reflect.ValueOf(Default()).Elem(), "", false)
-	return []byte(b.String())
-}
-
-// writeStruct writes fields with their meaning above; secrets are masked where hide is set.
-func writeStruct(b *strings.Builder, v reflect.Value, indent string, hide bool) {
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		fmt.Fprintf(b, "%s# %s\n", indent, f.Tag.Get("doc"))
-		value := v.Field(i)
-		if hide && f.Tag.Get("secret") != "" && value.String() != "" {
-			value = reflect.ValueOf("(hidden)")
-		}
-		writeField(b, f.Tag.Get("yaml"), value, indent, hide)
-		if indent == "" {
-			b.WriteString("\n")
-		}
-	}
-}
-
-func writeField(b *strings.Builder, name string, v reflect.Value, indent string, hide bool) {
-	switch {
-	case v.Kind() == reflect.Struct:
-		fmt.Fprintf(b, "%s%s:\n", indent, name)
-		writeStruct(b, v, indent+"  ", hide)
-	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct && v.Len() > 0:
-		fmt.Fprintf(b, "%s%s:\n", indent, name)
-		for i := range v.Len() {
-			fmt.Fprintf(b, "%s  -\n", indent)
-			writeStruct(b, v.Index(i), indent+"    ", hide)
-		}
-	case v.Kind() == reflect.Slice:
-		items := make([]string, v.Len())
-		for i := range items {
-			items[i] = strconv.Quote(fmt.Sprint(v.Index(i).Interface()))
-		}
-		fmt.Fprintf(b, "%s%s: [%s]\n", indent, name, strings.Join(items, ", "))
-	case v.Kind() == reflect.Map && v.Len() == 0:
-		fmt.Fprintf(b, "%s%s: {}\n", indent, name)
-	case v.Kind() == reflect.Map:
-		fmt.Fprintf(b, "%s%s:\n", indent, name)
-		for it := v.MapRange(); it.Next(); {
-			fmt.Fprintf(b, "%s  %s: %s\n", indent, strconv.Quote(it.Key().String()), strconv.Quote(it.Value().String()))
-		}
-	case v.Kind() == reflect.String:
-		fmt.Fprintf(b, "%s%s: %s\n", indent, name, strconv.Quote(v.String()))
-	default:
-		fmt.Fprintf(b, "%s%s: %v\n", indent, name, v.Interface())
-	}
+	var w writer
+	w.WriteString("# Carrel's configuration: every field with its default. An empty file does the same.\n# Any single value can be set by the environment too: CARREL_REDIS_URL is redis.url.\n\n")
+	w.fields(reflect.ValueOf(Default()).Elem(), "")
+	return w.Bytes()
 }
 
 // Show is the configuration in force, without its secrets.
 func (c *Config) Show() []byte {
-	shown := *c
-	if shown.Redis.URL != "" {
-		shown.Redis.URL = "(hidden)"
-	}
-	var b strings.Builder
-	writeStruct(&b, reflect.ValueOf(&shown).Elem(), "", true)
-	return []byte(b.String())
+	w := writer{hide: true}
+	w.fields(reflect.ValueOf(c).Elem(), "")
+	return w.Bytes()
 }
 
-// Reference is docs/configuration.md.
-func Reference() []byte {
-	var b strings.Builder
-	b.WriteString("# Configuration\n\nOne YAML file, given with `--config`; `carrel config example` prints it whole, `carrel config check` lists its faults. " +
-		"A single value can be set by the environment: `CARREL_REDIS_URL` is `redis.url`. Fields marked *live* count as soon as the file is saved; the others at the next start.\n\n" +
-		"Durations are written `90s`, `30m`, `2h` or `14d`; sizes `512MiB` or `2GiB`.\n\n| field | default | |\n| --- | --- | --- |\n")
-	writeRows(&b, reflect.ValueOf(Default()).Elem(), "")
-	return []byte(b.String())
+// writer writes YAML with each field's meaning above it.
+type writer struct {
+	bytes.Buffer
+
+	hide bool // secrets
 }
 
-func writeRows(b *strings.Builder, v reflect.Value, field string) {
+const hidden = "(hidden)"
+
+// secretName tells of variables that hold a secret by the look of their names.
+var secretName = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|key|auth`)
+
+func (w *writer) fields(v reflect.Value, indent string) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		path, value := join(field, f.Tag.Get("yaml")), v.Field(i)
-		doc := f.Tag.Get("doc")
-		if f.Tag.Get("reload") == "live" {
-			doc += " *(live)*"
-		}
-		switch {
-		case value.Kind() == reflect.Struct:
-			fmt.Fprintf(b, "| `%s` | | %s |\n", path, doc)
-			writeRows(b, value, path)
-		case value.Kind() == reflect.Slice && value.Type().Elem().Kind() == reflect.Struct:
-			fmt.Fprintf(b, "| `%s` | | %s |\n", path, doc)
-			item := reflect.New(value.Type().Elem()).Elem()
-			if p, ok := item.Addr().Interface().(*Profile); ok {
-				*p = profile("", "", "", 1, 1<<30, 2<<30, false)
-			}
-			writeRows(b, item, path+"[]")
-		case path == "state_dir":
-			fmt.Fprintf(b, "| `%s` | `/var/lib/carrel`; for others than root `~/.local/share/carrel` | %s |\n", path, doc)
-		default:
-			text := fmt.Sprint(value.Interface())
-			if text == "" || text == "[]" || text == "map[]" {
-				text = "–"
-			} else {
-				text = "`" + text + "`"
-			}
-			fmt.Fprintf(b, "| `%s` | %s | %s |\n", path, text, doc)
+		fmt.Fprintf(w, "%s# %s\n", indent, f.Tag.Get("doc"))
+		w.field(f.Tag.Get("yaml"), v.Field(i), indent, f.Tag.Get("secret"))
+		if indent == "" {
+			w.WriteString("\n")
 		}
 	}
+}
+
+func (w *writer) field(name string, v reflect.Value, indent, secret string) {
+	switch {
+	case v.Kind() == reflect.Struct:
+		fmt.Fprintf(w, "%s%s:\n", indent, name)
+		w.fields(v, indent+"  ")
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct && v.Len() > 0:
+		fmt.Fprintf(w, "%s%s:\n", indent, name)
+		for i := range v.Len() {
+			fmt.Fprintf(w, "%s  -\n", indent)
+			w.fields(v.Index(i), indent+"    ")
+		}
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		fmt.Fprintf(w, "%s%s: []\n", indent, name)
+		if !w.hide {
+			w.sample(v.Type().Elem(), indent)
+		}
+	case v.Kind() == reflect.Slice:
+		items := make([]string, v.Len())
+		for i := range items {
+			items[i] = w.text(v.Index(i).String(), secret)
+		}
+		fmt.Fprintf(w, "%s%s: [%s]\n", indent, name, strings.Join(items, ", "))
+	case v.Kind() == reflect.Map && v.Len() == 0:
+		fmt.Fprintf(w, "%s%s: {}\n", indent, name)
+	case v.Kind() == reflect.Map:
+		fmt.Fprintf(w, "%s%s:\n", indent, name)
+		m := v.Interface().(map[string]string) //nolint:forcetypeassert // the only kind of map, as a test proves
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			fmt.Fprintf(w, "%s  %s: %s\n", indent, strconv.Quote(k), w.text(m[k], secretName.FindString(k)))
+		}
+	case v.Kind() == reflect.String:
+		fmt.Fprintf(w, "%s%s: %s\n", indent, name, w.text(v.String(), secret))
+	default:
+		fmt.Fprintf(w, "%s%s: %v\n", indent, name, v.Interface())
+	}
+}
+
+// sample shows, in comments, what an item of an empty list looks like.
+func (w *writer) sample(t reflect.Type, indent string) {
+	var item writer
+	item.fields(newItem(t), "    ")
+	fmt.Fprintf(w, "%s# An item of it, with its defaults:\n%s#   -\n", indent, indent)
+	for line := range strings.Lines(item.String()) {
+		w.WriteString(indent + "# " + line)
+	}
+}
+
+// text quotes a value as YAML and Go alike read it.
+func (w *writer) text(s, secret string) string {
+	if w.hide {
+		s = public(s, secret)
+	}
+	return strconv.Quote(s)
+}
+
+// public is what may be shown of a value: of an address all but its password, of a secret nothing.
+func public(s, secret string) string {
+	_, rest, address := strings.Cut(s, "://")
+	u, err := url.Parse(s)
+	clear := address && err == nil && u.RawQuery == "" && u.Fragment == ""
+	switch {
+	case s == "":
+		return s
+	case secret != "" && secret != "url":
+		return hidden
+	case clear && u.User != nil:
+		return u.Redacted()
+	case strings.Contains(rest, "@"), secret == "url" && !clear:
+		return hidden
+	}
+	return s
 }
