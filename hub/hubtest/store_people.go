@@ -76,8 +76,9 @@ func (s *Store) CreateToken(ctx context.Context, t hub.Token) error {
 		if !t.Live(time.Now()) {
 			return hub.Errorf(hub.Invalid, op, "the token is over already")
 		}
-		if _, ok := s.owned(t.User, t.ID); ok {
-			return conflict(op, "there is a token of this id")
+		_, sameID := s.owned(t.User, t.ID)
+		if have, ok := s.tokens[t.Hash]; sameID || ok && have.Live(time.Now()) {
+			return conflict(op, "there is a token of this id or secret")
 		}
 		s.tokens[t.Hash] = copied(t)
 		return nil

@@ -1,0 +1,272 @@
+package hubtest
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"sync"
+	"testing"
+	"time"
+
+	"carrel/hub"
+)
+
+// FullStore keeps every store contract, as [Store] and Redis do.
+type FullStore interface {
+	hub.SessionStore
+	hub.TicketStore
+	hub.UserStore
+	hub.TokenStore
+	hub.ServerStore
+	hub.RouteStore
+	hub.Leases
+	hub.Events
+}
+
+// Stores runs the suite of every store contract. Each call of open gives an empty store, and what
+// cuts the connection of those who are subscribed to it.
+func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
+	one := func(tb testing.TB) FullStore {
+		s, _ := open(tb)
+		return s
+	}
+	t.Run("sessions", func(t *testing.T) { Sessions(t, func(tb testing.TB) hub.SessionStore { return one(tb) }) })
+	t.Run("tickets", func(t *testing.T) { Tickets(t, func(tb testing.TB) TicketSessionStore { return one(tb) }) })
+	t.Run("users", func(t *testing.T) { Users(t, func(tb testing.TB) hub.UserStore { return one(tb) }) })
+	t.Run("tokens", func(t *testing.T) { Tokens(t, func(tb testing.TB) hub.TokenStore { return one(tb) }) })
+	t.Run("servers", func(t *testing.T) { Servers(t, func(tb testing.TB) hub.ServerStore { return one(tb) }) })
+	t.Run("routes", func(t *testing.T) { Routes(t, func(tb testing.TB) hub.RouteStore { return one(tb) }) })
+	t.Run("leases", func(t *testing.T) { Leases(t, func(tb testing.TB) hub.Leases { return one(tb) }) })
+	t.Run("events", func(t *testing.T) { Events(t, open) })
+	t.Run("contexts", func(t *testing.T) { contexts(t, one) })
+}
+
+// Calls are one call of every operation of s, on things of its own.
+func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
+	session := madeSession("calls")
+	user, key := session.User, hub.ServerKey{User: session.User}
+	drain := func(yield func(string, func(context.Context) error) bool, name string, list func(context.Context) error) bool {
+		return yield(name, list)
+	}
+	return func(yield func(string, func(context.Context) error) bool) {
+		_ = yield("CreateSession", func(ctx context.Context) error { return s.CreateSession(ctx, session) }) &&
+			yield("Session", func(ctx context.Context) error { _, err := s.Session(ctx, session.Hash); return err }) &&
+			yield("UpdateSession", func(ctx context.Context) error { return s.UpdateSession(ctx, session) }) &&
+			yield("PutTicket", func(ctx context.Context) error {
+				return s.PutTicket(ctx, "t", hub.Ticket{Parent: session.Hash}, time.Hour)
+			}) &&
+			yield("TakeTicket", func(ctx context.Context) error { _, err := s.TakeTicket(ctx, "t"); return err }) &&
+			yield("Once", func(ctx context.Context) error { _, err := s.Once(ctx, "once", time.Hour); return err }) &&
+			yield("BindUser", func(ctx context.Context) error { _, err := s.BindUser(ctx, madeUser("calls")); return err }) &&
+			yield("User", func(ctx context.Context) error { _, err := s.User(ctx, user); return err }) &&
+			yield("Rebind", func(ctx context.Context) error { return s.Rebind(ctx, madeUser("calls")) }) &&
+			yield("DeleteUser", func(ctx context.Context) error { return s.DeleteUser(ctx, user) }) &&
+			yield("CreateToken", func(ctx context.Context) error { return s.CreateToken(ctx, madeToken("calls", "id")) }) &&
+			yield("Token", func(ctx context.Context) error { _, err := s.Token(ctx, madeToken("calls", "id").Hash); return err }) &&
+			yield("DeleteToken", func(ctx context.Context) error { return s.DeleteToken(ctx, user, "id") }) &&
+			yield("PutServer", func(ctx context.Context) error { _, err := s.PutServer(ctx, hub.Server{Key: key}); return err }) &&
+			yield("Server", func(ctx context.Context) error { _, err := s.Server(ctx, key); return err }) &&
+			yield("DeleteServer", func(ctx context.Context) error { return s.DeleteServer(ctx, hub.Server{Key: key}) }) &&
+			yield("NextGeneration", func(ctx context.Context) error { _, err := s.NextGeneration(ctx, key, 0); return err }) &&
+			yield("PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }) &&
+			yield("DeleteRoute", func(ctx context.Context) error { return s.DeleteRoute(ctx, key, 1) }) &&
+			yield("RecordActivity", func(ctx context.Context) error {
+				return s.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}})
+			}) &&
+			yield("Acquire", func(ctx context.Context) error { _, err := s.Acquire(ctx, "calls", time.Hour); return err }) &&
+			drain(yield, "Sessions", func(ctx context.Context) error { _, err := collect(s.Sessions(ctx)); return err }) &&
+			drain(yield, "Users", func(ctx context.Context) error { _, err := collect(s.Users(ctx)); return err }) &&
+			drain(yield, "Tokens", func(ctx context.Context) error { _, err := collect(s.Tokens(ctx, user)); return err }) &&
+			drain(yield, "Servers", func(ctx context.Context) error { _, err := collect(s.Servers(ctx)); return err }) &&
+			drain(yield, "Routes", func(ctx context.Context) error { _, err := collect(s.Routes(ctx)); return err }) &&
+			drain(yield, "Activities", func(ctx context.Context) error { _, err := collect(s.Activities(ctx)); return err }) &&
+			yield("EndSessions", func(ctx context.Context) error {
+				_, err := s.EndSessions(ctx, hub.SessionQuery{Hash: session.Hash})
+				return err
+			})
+	}
+}
+
+func contexts(t *testing.T, open func(testing.TB) FullStore) {
+	for _, c := range []struct {
+		name string
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want hub.Kind
+	}{
+		{"cancelled", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return ctx, cancel
+		}, hub.Canceled},
+		{"past its deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithDeadline(ctx, time.Now().Add(-time.Second))
+		}, hub.Unavailable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t)
+			for op, call := range Calls(s) {
+				ctx, cancel := c.end(t.Context())
+				if err := call(ctx); err == nil || hub.KindOf(err) != c.want {
+					t.Errorf("%s: got %v (%v), want %v", op, err, hub.KindOf(err), c.want)
+				}
+				cancel()
+			}
+			if users := all(t, s.Users(t.Context())); len(users) > 0 {
+				t.Error("a person was kept by a call whose context was over")
+			}
+			l, err := s.Acquire(t.Context(), "calls", time.Hour)
+			ok(t, err)
+			ctx, cancel := c.end(t.Context())
+			defer cancel()
+			kind(t, l.Extend(ctx, time.Hour), c.want)
+			kind(t, l.Release(ctx), c.want)
+			ok(t, l.Extend(t.Context(), time.Hour))
+		})
+	}
+}
+
+// What the suites are written with.
+
+type testCase[S any] struct {
+	name string
+	run  func(t *testing.T, s S)
+}
+
+func runAll[S any](t *testing.T, open func(testing.TB) S, cases []testCase[S]) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.run(t, open(t))
+		})
+	}
+}
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func kind(t *testing.T, err error, want hub.Kind) {
+	t.Helper()
+	if err == nil || hub.KindOf(err) != want {
+		t.Fatalf("got %v (%v), want %v", err, hub.KindOf(err), want)
+	}
+}
+
+// same compares values by what a wire would carry of them.
+func same(t *testing.T, got, want any) {
+	t.Helper()
+	if g, w := asJSON(t, got), asJSON(t, want); g != w {
+		t.Fatalf("got  %s\nwant %s", g, w)
+	}
+}
+
+func asJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	ok(t, err)
+	return string(b)
+}
+
+func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
+	var list []T
+	for v, err := range seq {
+		if err != nil {
+			return list, err
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+func all[T any](t *testing.T, seq iter.Seq2[T, error]) []T {
+	t.Helper()
+	list, err := collect(seq)
+	ok(t, err)
+	return list
+}
+
+// stopsEarly tests that a listing can be left at its first element.
+func stopsEarly[T any](t *testing.T, seq iter.Seq2[T, error]) {
+	t.Helper()
+	n := 0
+	for _, err := range seq {
+		ok(t, err)
+		n++
+		break
+	}
+	if n != 1 {
+		t.Fatalf("%d elements were yielded, want 1", n)
+	}
+}
+
+// patience bounds every wait of the suites; it is only ever used up by a fault.
+const patience = 20 * time.Second
+
+// eventually waits for what happens by itself.
+func eventually(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !happened(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it did not happen that %s", what)
+		}
+	}
+}
+
+// endsAt waits for there to be nothing any more, which must not be so before end.
+func endsAt(t *testing.T, what string, end time.Time, find func() error) {
+	t.Helper()
+	eventually(t, what+" ended", func() bool {
+		err := find()
+		if err == nil {
+			return false
+		}
+		kind(t, err, hub.NotFound)
+		// A store's clock may run a little ahead of ours.
+		if early := time.Until(end); early > 50*time.Millisecond {
+			t.Fatalf("%s ended %v early", what, early)
+		}
+		return true
+	})
+}
+
+// race runs n at once, as near to one another as goroutines start.
+func race(n int, do func(i int)) {
+	var wg sync.WaitGroup
+	gate := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-gate
+			do(i)
+		})
+	}
+	close(gate)
+	wg.Wait()
+}
+
+func name(s string) hub.UserName {
+	n, err := hub.ParseUserName(s)
+	if err != nil {
+		panic(err) // a name that a suite made up
+	}
+	return n
+}
+
+func serverKey(user, server string) hub.ServerKey {
+	k, err := hub.ParseServerKey(user, server)
+	if err != nil {
+		panic(err) // likewise
+	}
+	return k
+}
+
+func endpoint(s string) hub.Endpoint {
+	e, err := hub.ParseEndpoint(s)
+	if err != nil {
+		panic(err) // likewise
+	}
+	return e
+}
