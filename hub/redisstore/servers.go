@@ -12,8 +12,9 @@ import (
 )
 
 // Keys of servers: "server:<label>" and the index "servers"; "generation:<label>" a counter. Keys
-// of routes: "route:<label>" and the index "routes"; "activity" a sorted set of labels by unix
-// milliseconds, and "activity-keys" from label to key. Leases: "lease:<name>".
+// of routes: "route:<label>" and the index "routes"; "activity" a sorted set of server keys by unix
+// milliseconds. A record's revision and a route's generation stand first in their values, where the
+// scripts find them before any text of a person's.
 
 // putServer: KEYS server, servers, channel; ARGV expected revision, value, label, event.
 var putServer = redis.NewScript(`
@@ -26,31 +27,34 @@ redis.call('ZADD', KEYS[2], 0, ARGV[3])
 redis.call('PUBLISH', KEYS[3], ARGV[4])
 return 1`)
 
-// PutServer implements [hub.ServerStore].
+// PutServer implements [hub.ServerStore]. A record's first revision is the time, so that whoever
+// holds one that was deleted meanwhile does not take its successor for it.
 func (s *Store) PutServer(ctx context.Context, x hub.Server) (hub.Server, error) {
 	expected := strconv.FormatUint(x.Revision, 10)
+	if x.Revision == 0 {
+		x.Revision = uint64(time.Now().UnixMicro())
+	}
 	x.Revision++
 	label := x.Key.Label()
 	told := x
 	told.LogTail = nil
+	value := encode(storedServer{x.Revision, x})
 	n, err := putServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.channel()},
-		expected, encodeServer(x), label, encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})).Int()
+		expected, value, label, encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})).Int()
 	if err != nil {
 		return hub.Server{}, s.fail("write server", err)
 	}
 	if n == 0 {
 		return hub.Server{}, conflict("write server", "this server's record changed meanwhile")
 	}
-	return x, nil
+	stored, err := decode[storedServer]("write server", value) // nothing of x's own
+	return stored.Server, err
 }
 
-// storedServer puts the revision first, where the scripts find it before any text of a person's.
 type storedServer struct {
 	Revision uint64     `json:"revision"`
 	Server   hub.Server `json:"server"`
 }
-
-func encodeServer(x hub.Server) string { return encode(storedServer{x.Revision, x}) }
 
 // Server implements [hub.ServerStore].
 func (s *Store) Server(ctx context.Context, key hub.ServerKey) (hub.Server, error) {
@@ -58,20 +62,21 @@ func (s *Store) Server(ctx context.Context, key hub.ServerKey) (hub.Server, erro
 	return v.Server, err
 }
 
-// deleteServer: KEYS server, servers, channel; ARGV expected revision, label, event.
+// deleteServer: KEYS server, servers, activity, channel; ARGV expected revision, label, key, event.
 var deleteServer = redis.NewScript(`
 local have = redis.call('GET', KEYS[1])
 if not have or string.match(have, '"revision":(%d+)') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('PUBLISH', KEYS[3], ARGV[3])
+redis.call('ZREM', KEYS[3], ARGV[3])
+redis.call('PUBLISH', KEYS[4], ARGV[4])
 return 1`)
 
 // DeleteServer implements [hub.ServerStore].
 func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 	label := x.Key.Label()
-	n, err := deleteServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.channel()},
-		strconv.FormatUint(x.Revision, 10), label, encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key})).Int()
+	n, err := deleteServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.key("activity"), s.channel()},
+		strconv.FormatUint(x.Revision, 10), label, encode(x.Key), encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key})).Int()
 	if err != nil {
 		return s.fail("delete server", err)
 	}
@@ -83,11 +88,8 @@ func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 
 // nextGeneration: KEYS counter; ARGV least.
 var nextGeneration = redis.NewScript(`
-local now = tonumber(redis.call('GET', KEYS[1]) or '0')
-local least = tonumber(ARGV[1])
-if now < least then now = least end
-redis.call('SET', KEYS[1], now + 1)
-return now + 1`)
+if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+return redis.call('INCR', KEYS[1])`)
 
 // NextGeneration implements [hub.ServerStore].
 func (s *Store) NextGeneration(ctx context.Context, key hub.ServerKey, least hub.Generation) (hub.Generation, error) {
@@ -98,13 +100,15 @@ func (s *Store) NextGeneration(ctx context.Context, key hub.ServerKey, least hub
 // Servers implements [hub.ServerStore].
 func (s *Store) Servers(ctx context.Context) iter.Seq2[hub.Server, error] {
 	return func(yield func(hub.Server, error) bool) {
-		list(ctx, s, "list servers", s.key("servers"), func(m string) string { return s.key("server", m) },
-			func(v storedServer, err error) bool { return yield(v.Server, err) })
+		for v, err := range list[storedServer](ctx, s, "list servers", s.key("servers"), "server", nil) {
+			if !yield(v.Server, err) {
+				return
+			}
+		}
 	}
 }
 
-// putRoute: KEYS route, routes, channel; ARGV generation, value, label, event. The generation
-// stands first in the value.
+// putRoute: KEYS route, routes, channel; ARGV generation, value, label, event.
 var putRoute = redis.NewScript(`
 local have = redis.call('GET', KEYS[1])
 if have and tonumber(string.match(have, '"generation":(%d+)')) > tonumber(ARGV[1]) then return 0 end
@@ -152,8 +156,11 @@ func (s *Store) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Genera
 // Routes implements [hub.RouteStore].
 func (s *Store) Routes(ctx context.Context) iter.Seq2[hub.Route, error] {
 	return func(yield func(hub.Route, error) bool) {
-		list(ctx, s, "list routes", s.key("routes"), func(m string) string { return s.key("route", m) },
-			func(v storedRoute, err error) bool { return yield(v.Route, err) })
+		for v, err := range list[storedRoute](ctx, s, "list routes", s.key("routes"), "route", nil) {
+			if !yield(v.Route, err) {
+				return
+			}
+		}
 	}
 }
 
@@ -181,7 +188,7 @@ func (s *Store) Activities(ctx context.Context) iter.Seq2[hub.Activity, error] {
 		}
 		for _, z := range entries {
 			member, _ := z.Member.(string)
-			key, err := decode[hub.ServerKey]("list activity", []byte(member))
+			key, err := decode[hub.ServerKey]("list activity", member)
 			if !yield(hub.Activity{Key: key, Last: time.UnixMilli(int64(z.Score))}, err) || err != nil {
 				return
 			}

@@ -12,27 +12,29 @@ package redisstore
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"iter"
 	"log/slog"
-	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"carrel/hub"
 )
 
 // Config says which Redis, and where in it.
 type Config struct {
-	// URL is redis://, rediss:// (TLS), unix:// or redis+sentinel://host:port,host:port/db?master=name,
-	// with an ACL user and password in it where needed.
+	// URL is redis://, unix:// or redis+sentinel://host:port,host:port/db?master=name, with an ACL
+	// user and password in it where needed; rediss:// and rediss+sentinel:// are these with TLS.
 	URL    string
-	CA     []byte // PEM of the CA that signed Redis's certificate; empty: the system's
+	CA     []byte // PEM of the CA that signed the certificates of Redis and Sentinel; empty: the system's
 	Prefix string // of every key and channel
 	Logger *slog.Logger
 }
@@ -70,7 +72,10 @@ func New(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(cfg.CA) > 0 && opts.TLSConfig != nil {
+	if len(cfg.CA) > 0 {
+		if opts.TLSConfig == nil {
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "redis.url asks for no TLS, so nothing would be checked by this CA", Remedy: "write rediss:// or rediss+sentinel:// in redis.url, or leave redis.ca_file out"}
+		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(cfg.CA) {
 			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file holds no certificate", Remedy: "give a PEM file"}
@@ -79,42 +84,12 @@ func New(cfg Config) (*Store, error) {
 	}
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = dialWithin, opWithin, opWithin, opWithin
 	opts.PoolSize, opts.ContextTimeoutEnabled = poolSize, true
+	// Who waits is told soon. One more try bridges a connection that broke while it lay idle.
+	opts.MaxRetries, opts.DialerRetries = 1, 1
+	// A proxy's rights on Redis need no CLIENT command then.
+	opts.DisableIdentity, opts.MaintNotificationsConfig = true, &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	logging.Disable() // go-redis logs, past any logger of ours, what it returns as errors too
 	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger}, nil
-}
-
-// parseURL reads every form of redis.url. No error shows the URL, which may hold a password.
-func parseURL(text string) (*redis.UniversalOptions, error) {
-	bad := &hub.Error{
-		Kind: hub.Invalid, Op: "read redis.url", Field: "redis.url", Message: "this is no address of a Redis",
-		Remedy: "give redis://[user:password@]host:6379/0, rediss://…, unix:///path, or redis+sentinel://[user:password@]host:26379,host:26379/0?master=name",
-	}
-	if rest, ok := strings.CutPrefix(text, "redis+sentinel://"); ok {
-		u, err := url.Parse("redis://" + strings.Replace(rest, ",", "%2C", -1))
-		if err == nil && u.Query().Get("master") == "" {
-			return nil, bad
-		}
-		hosts := rest
-		if i := strings.LastIndexByte(hosts, '@'); i >= 0 {
-			hosts = hosts[i+1:]
-		}
-		hosts, _, _ = strings.Cut(hosts, "/")
-		hosts, _, _ = strings.Cut(hosts, "?")
-		one, err := url.Parse("redis://" + strings.Replace(rest, hosts, "sentinel:1", 1))
-		if err != nil || one.Query().Get("master") == "" || hosts == "" {
-			return nil, bad
-		}
-		password, _ := one.User.Password()
-		return &redis.UniversalOptions{Addrs: strings.Split(hosts, ","), MasterName: one.Query().Get("master"), Username: one.User.Username(), Password: password}, nil
-	}
-	o, err := redis.ParseURL(text)
-	if err != nil {
-		return nil, bad
-	}
-	u := &redis.UniversalOptions{Addrs: []string{o.Addr}, DB: o.DB, Username: o.Username, Password: o.Password, TLSConfig: o.TLSConfig}
-	if u.TLSConfig != nil {
-		u.TLSConfig.MinVersion = tls.VersionTLS12
-	}
-	return u, nil
 }
 
 // Close ends the connections.
@@ -213,56 +188,68 @@ func encode(v any) string {
 	return string(b)
 }
 
-// get reads one JSON value.
-func get[T any](ctx context.Context, s *Store, op, key string) (T, error) {
+func decode[T any](op, raw string) (T, error) {
 	var v T
-	raw, err := s.rdb.Get(ctx, key).Bytes()
-	if err != nil {
-		return v, s.fail(op, err)
-	}
-	if err := json.Unmarshal(raw, &v); err != nil {
+	if err := json.Unmarshal([]byte(raw), &v); err != nil {
 		return v, hub.Wrap(hub.Internal, "redis: "+op+": decode", err)
 	}
 	return v, nil
 }
 
+// get reads one JSON value.
+func get[T any](ctx context.Context, s *Store, op, key string) (T, error) {
+	raw, err := s.rdb.Get(ctx, key).Result()
+	if err != nil {
+		var zero T
+		return zero, s.fail(op, err)
+	}
+	return decode[T](op, raw)
+}
+
 // pageSize is how many values a listing reads at a time.
 const pageSize = 200
 
-// list yields the JSON values of the keys that make gives for the members of a set, in pages;
-// members whose value is gone are dropped from the set.
-func list[T any](ctx context.Context, s *Store, op, index string, keyOf func(member string) string, yield func(T, error) bool) {
-	var zero T
-	members, err := s.rdb.ZRange(ctx, index, 0, -1).Result()
-	if err != nil {
-		yield(zero, s.fail(op, err))
-		return
-	}
-	for len(members) > 0 {
-		page := members[:min(pageSize, len(members))]
-		members = members[len(page):]
-		keys := make([]string, len(page))
-		for i, m := range page {
-			keys[i] = keyOf(m)
-		}
-		values, err := s.rdb.MGet(ctx, keys...).Result()
+// list yields the values of kind that an index names, in the index's order. Values and their index
+// change in one step, so a member without a value is one that ended; over, where given, is told.
+func list[T any](ctx context.Context, s *Store, op, index, kind string, over func(members []string)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		members, err := s.rdb.ZRange(ctx, index, 0, -1).Result()
 		if err != nil {
+			var zero T
 			yield(zero, s.fail(op, err))
 			return
 		}
-		for i, raw := range values {
-			text, ok := raw.(string)
-			if !ok {
-				s.rdb.ZRem(ctx, index, page[i])
-				continue
+		values[T](ctx, s, op, members, kind, over)(yield)
+	}
+}
+
+// values yields those values of kind that are there, reading them in pages.
+func values[T any](ctx context.Context, s *Store, op string, members []string, kind string, over func(members []string)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var zero T
+		for page := range slices.Chunk(members, pageSize) {
+			keys := make([]string, len(page))
+			for i, m := range page {
+				keys[i] = s.key(kind, m)
 			}
-			var v T
-			if err := json.Unmarshal([]byte(text), &v); err != nil {
-				yield(zero, hub.Wrap(hub.Internal, "redis: "+op+": decode", err))
+			found, err := s.rdb.MGet(ctx, keys...).Result()
+			if err != nil {
+				yield(zero, s.fail(op, err))
 				return
 			}
-			if !yield(v, nil) {
-				return
+			var gone []string
+			for i, raw := range found {
+				text, ok := raw.(string)
+				if !ok {
+					gone = append(gone, page[i])
+					continue
+				}
+				if v, err := decode[T](op, text); !yield(v, err) || err != nil {
+					return
+				}
+			}
+			if over != nil && len(gone) > 0 {
+				over(gone)
 			}
 		}
 	}
