@@ -1,0 +1,235 @@
+//go:build integration
+
+package docker
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"carrel/hub"
+)
+
+// TestNetworkNone: a server without a network reaches nothing at all.
+func TestNetworkNone(t *testing.T) {
+	d := newDriver(t)
+	w := newWorld(t, d)
+	h, _ := start(t, d, idle(t, "alice"))
+	_, same := neighbour(t, d, "bob", hub.NetworkNone)
+	_, other := neighbour(t, d, "carol", hub.NetworkOpen)
+	everything := append(w.host(t), w.around()...)
+	everything = append(everything, both(w.port, w.public)...)
+	everything = append(everything, both(port, same, other)...)
+	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
+		b, _, err := d.networks.find(t.Context(), mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		everything = append(everything, both(53, b.prefix.Addr().Next().String())...)
+	}
+	expect(t, d, h, false, everything)
+}
+
+// TestNetworkOpen: a server with a network reaches the outside, and neither this machine, nor what is
+// private, nor a neighbour.
+func TestNetworkOpen(t *testing.T) {
+	d := newDriver(t)
+	w := newWorld(t, d)
+	spec := idle(t, "alice")
+	spec.Network = hub.NetworkOpen
+	h, _ := start(t, d, spec)
+	_, same := neighbour(t, d, "bob", hub.NetworkOpen)
+	_, other := neighbour(t, d, "carol", hub.NetworkNone)
+	forbidden := append(w.host(t), w.around()...)
+	forbidden = append(forbidden, both(port, same, other)...)
+	expect(t, d, h, false, forbidden)
+	expect(t, d, h, true, both(w.port, w.public))
+
+	// What was tried would have been reached, but for the filter; and the next start has it back.
+	reachable := both(w.port, append([]string{"2852039166", "0xa9fea9fe", "::ffff:169.254.169.254"}, w.private...)...)
+	reachable = append(reachable, both(w.port, d.networks.gate.String())...)
+	flush(t, d)
+	expect(t, d, h, true, reachable)
+	spec.Generation++
+	h, _ = start(t, d, spec)
+	expect(t, d, h, false, reachable)
+}
+
+// TestFilterComesBack: a firewall's reload takes the walls away for a few seconds only.
+func TestFilterComesBack(t *testing.T) {
+	d := newDriver(t)
+	if _, err := d.networks.ensure(t.Context(), hub.NetworkNone); err != nil {
+		t.Fatal(err)
+	}
+	background(t, d)
+	for range 2 {
+		flush(t, d)
+		eventually(t, "the filter is back", func() bool {
+			return setFilter(t.Context(), "list table inet "+d.networks.table()+"\n") == nil
+		})
+	}
+}
+
+// background runs the driver until the test ends.
+func background(t *testing.T, d *Driver) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = d.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait() })
+}
+
+// TestNoForgedPackets: nobody speaks below TCP and UDP, or changes the interfaces.
+func TestNoForgedPackets(t *testing.T) {
+	d := newDriver(t)
+	spec := idle(t, "alice")
+	spec.Network = hub.NetworkOpen
+	h, _ := start(t, d, spec)
+	out := python(t, d, h, `
+import errno, fcntl, socket, struct
+def tried(what, do):
+    try:
+        do()
+        print(what, "worked")
+    except OSError as e:
+        print(what, errno.errorcode[e.errno])
+tried("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+tried("raw tcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
+tried("raw 6", lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
+tried("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+tried("packet dgram", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0806)))
+tried("netfilter", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+tried("sctp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132))
+tried("vsock", lambda: socket.socket(40, socket.SOCK_STREAM))
+def address():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    name = [n for _, n in socket.if_nameindex() if n != "lo"][0]
+    fcntl.ioctl(s, 0x8916, struct.pack("16sH2s4s8s", name.encode(), socket.AF_INET, b"", socket.inet_aton("10.1.2.3"), b""))
+tried("address", address)
+def route():
+    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    s.send(struct.pack("IHHIIBBBBI", 24, 20, 5, 1, 0, 2, 24, 0, 0, 1))
+    error = struct.unpack("i", s.recv(999)[16:20])[0]
+    raise OSError(-error, "")
+tried("netlink", route)
+tried("lo", lambda: socket.socket(socket.AF_INET6).bind(("::1", 0)) or True)
+`)
+	for line := range strings.Lines(out) {
+		if what, is, _ := strings.Cut(strings.TrimSpace(line), " "); !strings.HasSuffix(is, "EPERM") && !(what == "lo" && is == "EADDRNOTAVAIL") {
+			t.Errorf("%s %s", what, is)
+		}
+	}
+	if n := strings.Count(out, "\n") + 1; n != 11 {
+		t.Errorf("%d lines: %s", n, out)
+	}
+}
+
+// upstream is a resolver that tells everything.
+func upstream(t *testing.T) (address string, asked func() string) {
+	t.Helper()
+	var mu sync.Mutex
+	var names strings.Builder
+	a := serveDNS(t, func(q dnsmessage.Question, tcp bool) dnsmessage.Message {
+		mu.Lock()
+		names.WriteString(q.Name.String() + "\n")
+		mu.Unlock()
+		name := q.Name.String()
+		switch {
+		case q.Type != dnsmessage.TypeA:
+			return dnsmessage.Message{}
+		case name == "public.example.":
+			return answer(aRecord(name, "203.0.113.10"))
+		case name == "private.example.":
+			return answer(aRecord(name, "169.254.169.254"))
+		case name == "both.example.":
+			return answer(aRecord(name, "203.0.113.10"), aRecord(name, "10.0.0.1"))
+		case name == "alias.example.":
+			return answer(cname(name, "x.example."), cname("x.example.", "y.example."), aRecord("y.example.", "192.168.1.1"))
+		case name == "long.example." && !tcp:
+			return dnsmessage.Message{Header: dnsmessage.Header{Truncated: true}}
+		case name == "long.example.":
+			var all []dnsmessage.Resource
+			for i := range 100 {
+				all = append(all, aRecord(name, netip.AddrFrom4([4]byte{203, 0, 113, byte(i)}).String()))
+			}
+			return answer(all...)
+		}
+		return dnsmessage.Message{Header: dnsmessage.Header{RCode: dnsmessage.RCodeNameError}}
+	})
+	return a, func() string { mu.Lock(); defer mu.Unlock(); return names.String() }
+}
+
+// TestNames: an open server has names looked up, and is told no private address; one without a
+// network asks nobody; and Docker's own resolver tells neither of them of the other.
+func TestNames(t *testing.T) {
+	address, asked := upstream(t)
+	d := newDriver(t, func(c *Config) { c.Upstreams = []string{address} })
+	w := newWorld(t, d)
+	background(t, d)
+	spec := idle(t, "alice")
+	spec.Network = hub.NetworkOpen
+	open, _ := start(t, d, spec)
+	none, st := start(t, d, idle(t, "bob"))
+	_, neighbourOpen := neighbour(t, d, "carol", hub.NetworkOpen)
+
+	const resolve = `
+import socket, sys
+for name in sys.argv[1:]:
+    try:
+        print(name, len(sorted(set(a[4][0] for a in socket.getaddrinfo(name, 80, socket.AF_INET)))))
+    except OSError as e:
+        print(name, "fails")
+`
+	eventually(t, "the resolver answers", func() bool {
+		return python(t, d, open, resolve, "public.example") == "public.example 1"
+	})
+	got := python(t, d, open, resolve, "private.example", "both.example", "alias.example", "nosuch.example", "long.example")
+	if want := "private.example fails\nboth.example fails\nalias.example fails\nnosuch.example fails\nlong.example 100"; got != want {
+		t.Errorf("looked up:\n%s\nwant:\n%s", got, want)
+	}
+	expect(t, d, open, true, both(w.port, "public.example"))
+	if got := python(t, d, none, resolve, "public.example"); got != "public.example fails" {
+		t.Errorf("without a network: %s", got)
+	}
+
+	// 127.0.0.11 is Docker's resolver, in every container of a network that is not the default one.
+	const docker = `
+import socket, struct, sys
+for server, name, kind in zip(*[iter(sys.argv[1:])] * 3):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(3)
+    q = b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0" + struct.pack(">HH", int(kind), 1)
+    try:
+        s.sendto(struct.pack(">HHHHHH", 7, 256, 1, 0, 0, 0) + q, (server, 53))
+        m = s.recv(4096)
+        print(name, m[3] & 15, struct.unpack(">H", m[6:8])[0], m[12 + len(q):])
+    except OSError as e:
+        print(name, "fails")
+`
+	reverse := func(a string) string {
+		p := strings.Split(a, ".")
+		return p[3] + "." + p[2] + "." + p[1] + "." + p[0] + ".in-addr.arpa"
+	}
+	bobs, _, _ := strings.Cut(st.Endpoint.Address(), ":")
+	got = python(t, d, open, docker, "127.0.0.11", reverse(neighbourOpen), "12", "127.0.0.11", "carrel-"+d.cfg.Deployment+"-carol-g1", "1", "127.0.0.11", "private.example", "1")
+	got += "\n" + python(t, d, none, docker, "127.0.0.11", reverse(bobs), "12", "127.0.0.11", "leak.example", "1")
+	for _, secret := range []string{"carol-g", "bob", "leak.example 0 1", "private.example 0 1"} {
+		if strings.Contains(strings.ReplaceAll(got, "carrel-"+d.cfg.Deployment+"-carol-g1 ", ""), secret) {
+			t.Errorf("Docker's resolver tells %q:\n%s", secret, got)
+		}
+	}
+	if strings.Contains(asked(), "leak.example") {
+		t.Error("a server without a network had a name looked up")
+	}
+	if conf, code := run(t, d, none, "cat", "/etc/resolv.conf"); code != 0 || !strings.Contains(conf, "nameserver 127.0.0.1\n") {
+		t.Errorf("resolv.conf without a network: %s", conf)
+	}
+	if raw, err := os.ReadFile(d.cfg.StateDir + "/resolv-open.conf"); err != nil || !strings.Contains(string(raw), d.networks.gate.String()) {
+		t.Errorf("resolv.conf: %s, %v", raw, err)
+	}
+}
