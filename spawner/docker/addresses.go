@@ -113,7 +113,7 @@ func (b *addressBook) note(ctx context.Context, do func(*pages)) {
 	}
 }
 
-// change reads, changes and writes the book.
+// change reads, changes and writes the book; what was noticed is kept when the rest failed.
 func (b *addressBook) change(ctx context.Context, do func(*pages) error) error {
 	unlock, err := lockFile(ctx, b.path+".lock")
 	if err != nil {
@@ -121,15 +121,16 @@ func (b *addressBook) change(ctx context.Context, do func(*pages) error) error {
 	}
 	defer unlock()
 	p, err := b.read()
-	if err == nil {
-		err = do(p)
-	}
 	if err != nil {
 		return err
 	}
+	failure := do(p)
 	raw, err := json.Marshal(p)
 	if err == nil {
 		err = writeFile(b.path, raw)
+	}
+	if failure != nil {
+		return failure
 	}
 	return hub.Wrap(hub.Unavailable, "docker: write address book", err)
 }

@@ -176,7 +176,7 @@ func run(t *testing.T, d *Driver, h hub.Handle, command ...string) (string, int)
 	t.Helper()
 	ctx, done := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer done()
-	name, err := open(h)
+	name, err := d.open(h)
 	if err != nil {
 		t.Fatal(err)
 	}

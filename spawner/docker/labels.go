@@ -29,8 +29,10 @@ var macedLabels = []string{labelDeployment, labelUser, labelServer, labelGenerat
 func (d *Driver) containerName(key hub.ServerKey, g hub.Generation) string {
 	generation := strconv.FormatUint(uint64(g), 10)
 	sum := d.cfg.Keyring.LabelMAC("container name", key.Label(), generation)
-	return "carrel-" + d.cfg.Deployment + "-" + sum[:nameDigits] + "-g" + generation
+	return d.namePrefix() + sum[:nameDigits] + "-g" + generation
 }
+
+func (d *Driver) namePrefix() string { return "carrel-" + d.cfg.Deployment + "-" }
 
 // nameDigits make 96 bits: no two servers of a deployment ever share a name.
 const nameDigits = 24

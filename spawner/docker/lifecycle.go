@@ -34,9 +34,13 @@ func (d *Driver) handle(name string) hub.Handle {
 	return hub.Handle{Driver: Name, Version: handleVersion, Data: b}
 }
 
-func open(h hub.Handle) (string, error) {
+// open reads a handle. The name becomes part of a path of Docker's interface, and is of this
+// deployment's containers' form or refused, whatever the store has been made to hold.
+func (d *Driver) open(h hub.Handle) (string, error) {
 	var n note
-	if h.Driver != Name || h.Version != handleVersion || json.Unmarshal(h.Data, &n) != nil || n.Name == "" {
+	bad := h.Driver != Name || h.Version != handleVersion || json.Unmarshal(h.Data, &n) != nil
+	rest, own := strings.CutPrefix(n.Name, d.namePrefix())
+	if bad || !own || rest == "" || strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		return "", hub.Errorf(hub.Invalid, "read handle", "this server was not started by this driver")
 	}
 	return n.Name, nil
@@ -194,7 +198,7 @@ func (d *Driver) discard(ctx context.Context, name string) {
 
 // Inspect implements [hub.Spawner].
 func (d *Driver) Inspect(ctx context.Context, h hub.Handle) (hub.Status, error) {
-	name, err := open(h)
+	name, err := d.open(h)
 	if err != nil {
 		return hub.Status{}, err
 	}
@@ -270,7 +274,7 @@ func endReason(c container.InspectResponse) string {
 
 // Stop implements [hub.Spawner].
 func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) error {
-	name, err := open(h)
+	name, err := d.open(h)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ const (
 
 // Logs implements [hub.Logs].
 func (d *Driver) Logs(ctx context.Context, h hub.Handle, n int) ([]string, error) {
-	name, err := open(h)
+	name, err := d.open(h)
 	if err != nil || n < 1 {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (d *Driver) Watch(ctx context.Context) iter.Seq2[hub.Status, error] {
 
 // Usage implements [hub.Meter], by one sample: Docker's own second sample would take a second.
 func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
-	name, err := open(h)
+	name, err := d.open(h)
 	if err != nil {
 		return hub.Usage{}, err
 	}
