@@ -14,15 +14,17 @@ const (
 	askBefore = time.Minute
 )
 
-// watchClock counts observed time only: after a gap (the hub, the store or the driver was away)
-// nobody's idle clock has run.
+// watchClock counts observed time only: after a gap (the hub, the store or the driver was away, or
+// the whole machine slept) nobody's idle clock has run.
 type watchClock struct {
 	since time.Time // the present observation began
-	last  time.Time // the last tick that saw everything
+	last  time.Time // the last round that saw everything was over
 }
 
-// tick tells since when everything has been observed without a gap.
+// tick tells since when everything has been observed without a gap. It goes by the wall clock, which
+// runs on while the machine sleeps.
 func (w *watchClock) tick(now time.Time, sawAll bool) time.Time {
+	now = now.Round(0)
 	if w.last.IsZero() || now.Sub(w.last) > 3*cullEvery || !sawAll {
 		w.since = now
 	}
@@ -30,55 +32,90 @@ func (w *watchClock) tick(now time.Time, sawAll bool) time.Time {
 	return w.since
 }
 
-// cullLoop applies the rules for idle and old servers.
-func (m *Manager) cullLoop(ctx context.Context) {
-	var clock watchClock
-	busy := map[ServerKey]time.Time{}
-	every(ctx, cullEvery, func() {
-		lease, err := m.cfg.Leases.Acquire(ctx, "cull", 3*cullEvery)
-		if err != nil {
-			clock.tick(time.Now(), false)
-			return
-		}
-		defer func() { _ = lease.Release(context.WithoutCancel(ctx)) }()
-		m.cull(ctx, &clock, busy)
-	})
+// culler is the state of the one hub that culls.
+type culler struct {
+	lease Lease // held from round to round; nil: another hub culls
+	clock watchClock
+	mu    sync.Mutex
+	busy  map[ServerKey]time.Time // when each server was last seen computing
 }
 
-// cull makes one round. busy remembers when each server was last seen computing.
-func (m *Manager) cull(ctx context.Context, clock *watchClock, busy map[ServerKey]time.Time) {
+// cullLoop applies the rules for idle and old servers, at one hub at a time.
+func (m *Manager) cullLoop(ctx context.Context) {
+	c := &culler{busy: map[ServerKey]time.Time{}}
+	every(ctx, cullEvery, func() {
+		if m.holdCull(ctx, c) {
+			m.cull(ctx, c)
+		}
+	})
+	if c.lease != nil {
+		giveBack(ctx, c.lease)
+	}
+}
+
+// holdCull keeps, or takes, the lease on culling. Who gets it anew has observed nothing yet.
+func (m *Manager) holdCull(ctx context.Context, c *culler) bool {
+	const ttl = 3 * cullEvery
+	if c.lease != nil && c.lease.Extend(ctx, ttl) == nil {
+		return true
+	}
+	c.lease, c.clock = nil, watchClock{}
+	lease, err := m.cfg.Leases.Acquire(ctx, "cull", ttl)
+	if err != nil {
+		return false
+	}
+	c.lease = lease
+	return true
+}
+
+// cull makes one round. However long guests take to answer, it ends in time for the next.
+func (m *Manager) cull(ctx context.Context, c *culler) {
 	activity, ready, err := m.observe(ctx)
-	observed := clock.tick(time.Now(), err == nil)
+	observed := c.clock.tick(time.Now(), err == nil)
 	if err != nil {
 		return
 	}
-	var mu sync.Mutex // busy
+	askCtx, done := context.WithTimeout(ctx, cullEvery)
+	defer done()
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 8)
+	slots := make(chan struct{}, 64)
 	for _, rec := range ready {
 		rule, err := m.ruleFor(ctx, rec)
-		if err != nil {
+		if err != nil || rule.Idle <= 0 && rule.MaxAge <= 0 {
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			mu.Lock()
-			lastBusy := busy[rec.Key]
-			mu.Unlock()
-			used := activity[rec.Key]
-			idleSince := latest(used, lastBusy, rec.Started, observed)
-			if rule.Idle > 0 && time.Since(idleSince) > rule.Idle-rule.Warning-askBefore && m.computing(ctx, rec, rule, used) {
-				idleSince = time.Now()
-				mu.Lock()
-				busy[rec.Key] = idleSince
-				mu.Unlock()
+			idleSince, known := m.idleSince(askCtx, c, rec, rule, activity[rec.Key], observed)
+			if known {
+				m.judge(ctx, rec, decide(rec, rule, idleSince, observed, time.Now()))
 			}
-			m.judge(ctx, rec, decide(rec, rule, idleSince, time.Now()))
 		})
 	}
 	wg.Wait()
-	keepOnly(busy, ready)
+	keepOnly(c.busy, ready)
+}
+
+// idleSince tells since when nobody used a server and it computed nothing. It is not known of a
+// server whose turn to be asked did not come in this round.
+func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule CullRule, used, observed time.Time) (since time.Time, known bool) {
+	c.mu.Lock()
+	since = latest(used, c.busy[rec.Key], rec.Started, observed)
+	c.mu.Unlock()
+	if rule.Idle <= 0 || time.Since(since) <= rule.Idle-rule.Warning-askBefore {
+		return since, true
+	}
+	if ctx.Err() != nil {
+		return since, false
+	}
+	if m.computing(ctx, rec, rule, used) {
+		since = time.Now()
+		c.mu.Lock()
+		c.busy[rec.Key] = since
+		c.mu.Unlock()
+	}
+	return since, true
 }
 
 // observe reads every ready server and when it was last used.
@@ -108,7 +145,7 @@ func (m *Manager) computing(ctx context.Context, rec Server, rule CullRule, used
 	if rule.BusyMax > 0 && time.Since(latest(used, rec.Started)) > rule.BusyMax {
 		return false
 	}
-	if _, cores, known := m.usage.get(rec.Key); known && cores < busyCores {
+	if cores, known := m.usage.recent(rec.Key); known && cores < busyCores {
 		return false
 	}
 	ctx, done := context.WithTimeout(ctx, 5*time.Second)
@@ -117,7 +154,7 @@ func (m *Manager) computing(ctx context.Context, rec Server, rule CullRule, used
 	if err != nil {
 		return false
 	}
-	_, cores, known := m.usage.get(rec.Key)
+	cores, known := m.usage.recent(rec.Key)
 	return state.BusyKernels > 0 || state.Terminals > 0 && known && cores > 10*busyCores
 }
 
@@ -128,9 +165,9 @@ type verdict struct {
 	stop bool
 }
 
-// decide is the rules, pure. A server that was not warned yet gets the full warning, whatever its
-// idle time says.
-func decide(rec Server, rule CullRule, idleSince, now time.Time) verdict {
+// decide is the rules, pure. A server that was not warned yet, or whose warning ran while nobody
+// observed, gets the full warning, whatever its idle time says.
+func decide(rec Server, rule CullRule, idleSince, observed, now time.Time) verdict {
 	var at time.Time
 	why := ""
 	if rule.Idle > 0 {
@@ -144,29 +181,27 @@ func decide(rec Server, rule CullRule, idleSince, now time.Time) verdict {
 	if at.IsZero() || now.Before(at.Add(-rule.Warning)) {
 		return verdict{}
 	}
-	if rec.CullAt.IsZero() {
+	if rec.CullAt.Before(observed.Add(rule.Warning)) {
 		return verdict{at: latest(at, now.Add(rule.Warning)), why: why, stop: rule.Warning <= 0}
 	}
 	at = latest(at, rec.CullAt)
 	return verdict{at: at, why: why, stop: !now.Before(at)}
 }
 
-// judge carries a verdict out: stop, warn, or take a warning back.
+// judge carries a verdict out: stop, warn, or take a warning back, unless the record changed since
+// it was read: started anew, or extended. The next round judges what it is by then.
 func (m *Manager) judge(ctx context.Context, rec Server, v verdict) {
 	var err error
 	switch {
+	case v.stop && m.flying(rec.Key) != nil: // something else is being done about it
 	case v.stop:
 		m.cfg.Logger.InfoContext(ctx, "culled", "server", rec.Key.String(), "why", v.why)
-		_, err = m.Stop(ctx, rec.Key, "the hub stopped your server because "+v.why)
+		_, err = m.stop(ctx, rec.Key, "the hub stopped your server because "+v.why, func(s Server) bool { return s.Revision == rec.Revision })
 	case !v.at.Equal(rec.CullAt):
-		_, err = m.update(ctx, rec.Key, func(s *Server) error {
-			if s.Generation == rec.Generation && s.Phase == Ready {
-				s.CullAt, s.CullWhy = v.at, v.why
-			}
-			return nil
-		})
+		rec.CullAt, rec.CullWhy = v.at, v.why
+		_, err = m.cfg.Servers.PutServer(ctx, rec)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && KindOf(err) != Conflict && ctx.Err() == nil {
 		m.cfg.Logger.WarnContext(ctx, "cull verdict not carried out", "server", rec.Key.String(), "error", err)
 	}
 }

@@ -29,7 +29,7 @@ func TestDecide(t *testing.T) {
 		{"no rules", Server{Started: ago(900 * time.Hour)}, CullRule{}, ago(800 * time.Hour), time.Time{}, false},
 		{"no warning wanted", Server{Started: ago(9 * time.Hour)}, CullRule{Idle: time.Hour}, ago(2 * time.Hour), now, true},
 	} {
-		v := decide(c.rec, c.rule, c.idleSince, now)
+		v := decide(c.rec, c.rule, c.idleSince, now.Add(-10*time.Hour), now)
 		if !v.at.Equal(c.at) || v.stop != c.stop {
 			t.Errorf("%s: at %v, stop %v; want %v, %v", c.name, v.at, v.stop, c.at, c.stop)
 		}

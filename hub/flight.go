@@ -3,10 +3,196 @@ package hub
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 )
+
+// flight is one start, stop or repair under way in this process.
+type flight struct {
+	starting bool
+	recorded chan struct{} // closed when the record tells of the flight
+	done     chan struct{}
+	died     chan Status // at most one: the watcher saw the container end
+
+	// The rest is the Manager's mutex's.
+	cancel     context.CancelCauseFunc
+	generation Generation // that it flies
+	revision   uint64     // of the record that it took off with
+	ending     bool       // it can't be joined or cancelled any more
+}
+
+// tell hands an end on to the flight.
+func (f *flight) tell(st Status) {
+	select {
+	case f.died <- st:
+	default:
+	}
+}
+
+// Why a flight's context was cancelled; what is to be cleaned up depends on it.
+var (
+	errShutdown  = errors.New("the hub is shutting down")
+	errLeaseLost = errors.New("the lease on this server was lost")
+	errStopped   = errors.New("the start was cancelled")
+)
+
+const (
+	leaseTTL      = 30 * time.Second
+	cleanupWithin = 2 * time.Minute
+	startWithin   = 30 * time.Minute // create, with the pull of an image
+)
+
+// claim makes the key's one flight, if there is none; m.mu is held.
+func (m *Manager) claim(key ServerKey, starting bool) *flight {
+	f := &flight{starting: starting, cancel: func(error) {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1)}
+	m.flights[key] = f
+	m.wg.Add(1)
+	return f
+}
+
+// tryTakeOff claims the key's one flight; nil when there is one, or the hub is closing.
+func (m *Manager) tryTakeOff(key ServerKey, starting bool) *flight {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing || m.flights[key] != nil {
+		return nil
+	}
+	return m.claim(key, starting)
+}
+
+// takeOff claims the key's one flight. When a start is wanted and one is under way it is joined,
+// and so is a stop; otherwise the flight under way is waited for.
+func (m *Manager) takeOff(ctx context.Context, key ServerKey, starting bool) (f *flight, joined bool, err error) {
+	for {
+		m.mu.Lock()
+		if m.closing {
+			m.mu.Unlock()
+			return nil, false, &Error{Kind: Unavailable, Op: "change server", Message: "the hub is restarting", Remedy: "try again in a few seconds"}
+		}
+		other := m.flights[key]
+		if other == nil {
+			f = m.claim(key, starting)
+			m.mu.Unlock()
+			return f, false, nil
+		}
+		join := other.starting == starting && !other.ending
+		m.mu.Unlock()
+		var recorded <-chan struct{}
+		if join {
+			recorded = other.recorded
+		}
+		select {
+		case <-recorded:
+			return other, true, nil
+		case <-other.done: // without a record, if it was to be joined: ours may do better
+		case <-ctx.Done():
+			return nil, false, Wrap(Canceled, "change server", ctx.Err())
+		}
+	}
+}
+
+// land ends a flight. What the watcher told it too late is the reconciler's to find.
+func (m *Manager) land(key ServerKey, f *flight) {
+	m.mu.Lock()
+	delete(m.flights, key)
+	m.mu.Unlock()
+	close(f.done)
+	if len(f.died) > 0 {
+		m.nudge()
+	}
+	m.wg.Done()
+}
+
+func (m *Manager) flying(key ServerKey) *flight {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.flights[key]
+}
+
+// flies tells a flight which generation it flies from now on.
+func (m *Manager) flies(f *flight, rec Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f.generation, f.revision = rec.Generation, rec.Revision
+}
+
+// launch runs fly with a context of the Manager's own, keeping the lease meanwhile, and lands the flight.
+func (m *Manager) launch(ctx context.Context, f *flight, lease heldLease, rec Server, fly func(context.Context)) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	m.flies(f, rec)
+	m.mu.Lock()
+	f.cancel = cancel
+	if m.closing {
+		cancel(errShutdown)
+	}
+	m.mu.Unlock()
+	close(f.recorded)
+	go func() { // owned by m.wg, through land
+		defer m.land(lease.key, f)
+		defer cancel(nil)
+		stopKeeping := lease.keep(cancel)
+		defer stopKeeping()
+		fly(ctx)
+	}()
+}
+
+// cancelStart cancels a start; false when it is over, or past the point where it can be cancelled.
+func (m *Manager) cancelStart(key ServerKey, f *flight) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.flights[key] != f || f.ending {
+		return false
+	}
+	f.cancel(errStopped)
+	return true
+}
+
+// end makes a flight one that nobody joins or cancels any more, and tells whether it was cancelled
+// before, and why.
+func (m *Manager) end(ctx context.Context, f *flight) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f.ending = true
+	return context.Cause(ctx)
+}
+
+// heed cancels the start that this process flies when the record says that somebody, at another
+// hub perhaps, wants the server stopped.
+func (m *Manager) heed(rec Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f := m.flights[rec.Key]
+	if f != nil && f.starting && !f.ending && rec.Intent == WantStopped && rec.Generation == f.generation && rec.Revision > f.revision {
+		f.cancel(errStopped)
+	}
+}
+
+// launchRepair runs fix as the server's one flight, if no other hub or flight has it in hand and
+// the record is still the same.
+func (m *Manager) launchRepair(ctx context.Context, rec Server, starting bool, fix func(context.Context, *flight, Server)) {
+	f := m.tryTakeOff(rec.Key, starting)
+	if f == nil {
+		return
+	}
+	lease, err := m.lease(ctx, rec.Key)
+	if err != nil {
+		m.land(rec.Key, f)
+		return
+	}
+	now, err := m.Server(ctx, rec.Key)
+	if err != nil || now.Revision != rec.Revision {
+		lease.giveBack(ctx)
+		m.land(rec.Key, f)
+		if err == nil {
+			m.nudge()
+		}
+		return
+	}
+	if starting {
+		m.steps.begin(rec.Key, rec.Generation)
+	}
+	m.launch(ctx, f, lease, now, func(ctx context.Context) { fix(ctx, f, now) })
+}
 
 // serverLease is a server's lease while its phase changes.
 type serverLease struct {
@@ -23,6 +209,15 @@ func (m *Manager) lease(ctx context.Context, key ServerKey) (heldLease, error) {
 		return nil, err
 	}
 	return &serverLease{l, key}, nil
+}
+
+// giveBack releases a lease although the caller may be gone; a lease that can't be released ends by itself.
+func (l *serverLease) giveBack(ctx context.Context) { giveBack(ctx, l.Lease) }
+
+func giveBack(ctx context.Context, l Lease) {
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer done()
+	_ = l.Release(ctx)
 }
 
 // keep extends the lease until the returned function is called, which gives it back. A lost lease
@@ -48,326 +243,23 @@ func (l *serverLease) keep(cancel context.CancelCauseFunc) func() {
 	return func() {
 		stop()
 		wg.Wait()
-		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
-		defer done()
-		_ = l.Release(ctx) // it ends by itself
+		l.giveBack(context.Background())
 	}
 }
 
-// beginStart takes the lease and writes what is intended. A nil lease with a record means that
-// there is nothing to do: the server is up, or another hub has it in hand.
-func (m *Manager) beginStart(ctx context.Context, req StartRequest, profile Profile, owner User) (Server, heldLease, error) {
-	rec, err := m.Server(ctx, req.Key)
-	if err != nil {
-		return Server{}, nil, err
-	}
-	if rec.Phase == Ready || rec.Phase == Paused {
-		return rec, nil, nil
-	}
-	lease, err := m.lease(ctx, req.Key)
-	if err != nil {
-		if KindOf(err) == Conflict && rec.Phase.Pending() {
-			return rec, nil, nil
-		}
-		return Server{}, nil, err
-	}
-	rec, err = m.recordStart(ctx, req, profile, owner)
-	if err != nil || rec.Phase == Ready || rec.Phase == Paused {
-		_ = lease.Release(ctx)
-		return rec, nil, err
-	}
-	m.steps.begin(req.Key)
-	return rec, lease, nil
-}
-
-// recordStart writes the intent with a new generation; a start that a crashed hub left is taken
-// over with its own.
-func (m *Manager) recordStart(ctx context.Context, req StartRequest, profile Profile, owner User) (Server, error) {
-	rec, err := m.Server(ctx, req.Key)
-	if err != nil || rec.Phase == Ready || rec.Phase == Paused {
-		return rec, err
-	}
-	now := time.Now()
-	if rec.Phase == Queued || rec.Phase == Starting {
-		rec.Intent = WantRunning
-		return m.cfg.Servers.PutServer(ctx, rec)
-	}
-	gen, err := m.cfg.Servers.NextGeneration(ctx, req.Key, rec.Generation)
-	if err != nil {
-		return Server{}, err
-	}
-	rec = Server{
-		Key: req.Key, UserID: owner.ID, Generation: gen, Phase: Queued, Intent: WantRunning,
-		Profile: profile.Name, SafeStart: req.SafeStart, Since: now, Revision: rec.Revision,
-	}
-	return m.cfg.Servers.PutServer(ctx, rec)
-}
-
-// flyStart does the work of a start whose intent is recorded.
-func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server, profile Profile) {
-	policy := m.cfg.Policy()
-	rec, err := m.raise(ctx, f, rec, profile, policy)
-	if err == nil {
-		m.checkKernel(ctx, rec, policy)
-	}
-	if err == nil && ctx.Err() == nil {
-		m.steps.add(rec.Key, Progress{Step: "ready", Message: "Your server is ready", Percent: 100, Done: true})
-		return
-	}
-	clean, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupWithin)
+// acquire takes a lease that others hold for moments only, waiting for it.
+func (m *Manager) acquire(ctx context.Context, name string, ttl time.Duration) (Lease, error) {
+	ctx, done := context.WithTimeout(ctx, ttl)
 	defer done()
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaseLost):
-		// The record stands; another hub, or the next, goes on from it.
-	case errors.Is(cause, errStopped):
-		m.flyStop(clean, rec)
-		m.steps.add(rec.Key, Progress{Step: "stopped", Message: "The start was cancelled", Done: true, Failed: true})
-	default:
-		m.failStart(clean, rec, err)
-	}
-}
-
-// raise takes a server from its recorded intent to Ready. The record returned is the newest known,
-// also with an error.
-func (m *Manager) raise(ctx context.Context, f *flight, rec Server, profile Profile, policy Policy) (Server, error) {
-	turn, err := m.queue.wait(ctx, rec.Key.User, max(policy.ConcurrentMax, 1), func(place int) {
-		m.steps.add(rec.Key, Progress{Step: "queue", Message: fmt.Sprintf("Waiting for a turn: place %d in line", place), Place: place})
-	})
-	if err != nil {
-		return rec, err
-	}
-	defer turn()
-	if next, err := m.move(ctx, rec.Key, rec.Generation, Starting, nil); err == nil {
-		rec = next
-	} else {
-		return rec, err
-	}
-	m.steps.add(rec.Key, Progress{Step: "create", Message: "Preparing your server", Percent: 10})
-	startCtx, done := context.WithTimeout(ctx, startWithin)
-	handle, err := m.cfg.Spawner.Start(startCtx, m.spec(rec, profile))
-	done()
-	if err != nil {
-		return rec, err
-	}
-	rec.Handle = handle
-	err = insist(ctx, func() error {
-		next, err := m.move(ctx, rec.Key, rec.Generation, Starting, func(s *Server) { s.Handle = handle })
-		if err == nil {
-			rec = next
-		}
-		return err
-	})
-	if err != nil {
-		return rec, err
-	}
-	return m.publish(ctx, f, rec, policy.StartTimeout)
-}
-
-// publish waits until the server answers, then gives it a route and calls it Ready.
-func (m *Manager) publish(ctx context.Context, f *flight, rec Server, within time.Duration) (Server, error) {
-	m.steps.add(rec.Key, Progress{Step: "wait", Message: "Your server is starting up", Percent: 40})
-	waitCtx, done := context.WithTimeout(ctx, within)
-	defer done()
-	endpoint, err := m.awaitAnswer(waitCtx, f, rec)
-	if err != nil {
-		if ctx.Err() == nil && waitCtx.Err() != nil {
-			err = &Error{Kind: Unavailable, Op: "start server", Message: fmt.Sprintf("the server did not answer within %s", within), Remedy: "start it again; if your own configuration or an extension is at fault, use safe start", Err: err}
-		}
-		return rec, err
-	}
-	route := Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: endpoint}
-	err = insist(ctx, func() error { return m.cfg.Routes.PutRoute(ctx, route) })
-	if err != nil {
-		return rec, err
-	}
-	err = insist(ctx, func() error {
-		next, err := m.move(ctx, rec.Key, rec.Generation, Ready, func(s *Server) {
-			s.Endpoint, s.Started, s.Reason, s.LogTail = endpoint, time.Now(), "", nil
-		})
-		if err == nil {
-			rec = next
-		}
-		return err
-	})
-	return rec, err
-}
-
-// awaitAnswer asks the server, more and more rarely, until it answers; it ends early when the
-// container does.
-func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Endpoint, error) {
-	pause := 20 * time.Millisecond
 	for {
-		st, err := m.cfg.Spawner.Inspect(ctx, rec.Handle)
-		if err != nil && KindOf(err) != Unavailable {
-			return Endpoint{}, err
+		l, err := m.cfg.Leases.Acquire(ctx, name, ttl)
+		if err == nil || KindOf(err) != Conflict {
+			return l, err
 		}
-		if err == nil && (st.Phase == Failed || st.Phase == Absent) {
-			return Endpoint{}, ended(st)
-		}
-		for range 10 {
-			if !st.Endpoint.IsZero() && m.cfg.Notebook.Answers(ctx, m.target(rec, st.Endpoint)) == nil {
-				return st.Endpoint, nil
-			}
-			select {
-			case <-ctx.Done():
-				return Endpoint{}, ctx.Err()
-			case st := <-f.died:
-				return Endpoint{}, ended(st)
-			case <-time.After(pause):
-			}
-			pause = min(pause*5/4, 200*time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return nil, &Error{Kind: Unavailable, Op: "take lease " + name, Message: "the hub is busy with another of your servers", Remedy: "try again in a few seconds", Err: err}
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-}
-
-func ended(st Status) error {
-	reason := st.Reason
-	if reason == "" {
-		reason = "no reason known"
-	}
-	return &Error{Kind: Unavailable, Op: "start server", Message: "the server ended by itself: " + reason, Remedy: "read its last lines below; if your own configuration or an extension is at fault, use safe start"}
-}
-
-// failStart records why a start failed, with the log's tail, after removing what it made.
-func (m *Manager) failStart(ctx context.Context, rec Server, cause error) {
-	message, remedy := Public(cause)
-	if message == "" {
-		message, remedy = "the hub could not start this server", "try again; if it happens again, ask an administrator to look at the hub's log"
-	}
-	tail := m.logTail(ctx, rec.Handle)
-	m.cfg.Logger.WarnContext(ctx, "start failed", "server", rec.Key.String(), "generation", rec.Generation, "error", cause)
-	m.remove(ctx, rec)
-	err := insist(ctx, func() error {
-		_, err := m.move(ctx, rec.Key, rec.Generation, Failed, func(s *Server) {
-			s.Handle, s.Endpoint, s.Reason, s.LogTail, s.Intent = Handle{}, Endpoint{}, message, tail, WantStopped
-		})
-		return err
-	})
-	if err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "failure not recorded", "server", rec.Key.String(), "error", err)
-	}
-	m.steps.add(rec.Key, Progress{Step: "failed", Message: message, Remedy: remedy, Log: tail, Done: true, Failed: true})
-}
-
-func (m *Manager) logTail(ctx context.Context, h Handle) []string {
-	if m.logs == nil || h.IsZero() {
-		return nil
-	}
-	tail, err := m.logs.Logs(ctx, h, 30)
-	if err != nil {
-		m.cfg.Logger.DebugContext(ctx, "no log tail", "error", err)
-	}
-	return tail
-}
-
-// remove takes down route and container of a generation, as far as they are there.
-func (m *Manager) remove(ctx context.Context, rec Server) {
-	if err := insist(ctx, func() error { return m.cfg.Routes.DeleteRoute(ctx, rec.Key, rec.Generation) }); err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "route not removed", "server", rec.Key.String(), "error", err)
-	}
-	if rec.Handle.IsZero() {
-		return
-	}
-	if err := m.cfg.Spawner.Stop(ctx, rec.Handle, m.cfg.Policy().StopGrace); err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "container not removed; the reconciler will try again", "server", rec.Key.String(), "error", err)
-	}
-}
-
-// checkKernel has a kernel compute once, while nobody waits for a turn: it shows a broken image or
-// home before its owner finds out, and it is never a reason to fail a start.
-func (m *Manager) checkKernel(ctx context.Context, rec Server, policy Policy) {
-	if !policy.KernelCheck || m.queue.busy() {
-		return
-	}
-	m.steps.add(rec.Key, Progress{Step: "kernel", Message: "Asking a kernel to compute", Percent: 90})
-	ctx, done := context.WithTimeout(ctx, 15*time.Second)
-	defer done()
-	began := time.Now()
-	if err := m.cfg.Notebook.TryKernel(ctx, m.target(rec, rec.Endpoint)); err != nil {
-		m.cfg.Logger.WarnContext(ctx, "kernel check failed", "server", rec.Key.String(), "error", err)
-		m.steps.add(rec.Key, Progress{Step: "kernel", Message: "The server answers, but its kernel did not compute; your environment may be broken", Percent: 95})
-		return
-	}
-	m.steps.add(rec.Key, Progress{Step: "kernel", Message: fmt.Sprintf("A kernel answered in %.1f s", time.Since(began).Seconds()), Percent: 95})
-}
-
-// spec is what the driver needs for a record.
-func (m *Manager) spec(rec Server, p Profile) Spec {
-	o := m.cfg.Origins
-	return Spec{
-		Key: rec.Key, Generation: rec.Generation, UserID: rec.UserID, Profile: p.Name, Image: p.Image, Command: p.Command,
-		Limits: p.Limits, Network: p.Network, Env: p.Env, Mounts: p.Mounts, UID: p.UID, GID: p.GID, Home: p.Home,
-		BasePath: o.ServerPath(rec.Key), Origin: o.ServerOrigin(rec.Key.User), Token: m.cfg.Keyring.ServerToken(rec.Key, rec.Generation),
-		HubURL: o.HubURL("home"), DefaultURL: p.DefaultURL, SafeStart: rec.SafeStart,
-		Progress: func(step Progress) { m.steps.add(rec.Key, step) },
-	}
-}
-
-func (m *Manager) target(rec Server, e Endpoint) Target {
-	return Target{Endpoint: e, BasePath: m.cfg.Origins.ServerPath(rec.Key), Token: m.cfg.Keyring.ServerToken(rec.Key, rec.Generation)}
-}
-
-// beginStop takes the lease, writes the intent and removes the route. A nil lease with a record
-// means that there is nothing to do.
-func (m *Manager) beginStop(ctx context.Context, key ServerKey, why string) (Server, heldLease, error) {
-	rec, err := m.Server(ctx, key)
-	if err != nil || rec.Phase == Absent {
-		return rec, nil, err
-	}
-	lease, err := m.lease(ctx, key)
-	if err != nil {
-		if KindOf(err) == Conflict { // another hub has it in hand: the intent reaches it or the reconciler
-			rec, err = m.update(ctx, key, func(s *Server) error { s.Intent, s.Reason = WantStopped, why; return nil })
-		}
-		return rec, nil, err
-	}
-	rec, err = m.update(ctx, key, func(s *Server) error {
-		if s.Phase != Absent {
-			if s.Phase == Queued {
-				s.Phase = Starting // nothing runs yet, but something may: Stop finds out
-			}
-			s.Phase, s.Since = Stopping, time.Now()
-		}
-		s.Intent, s.Reason, s.CullAt, s.CullWhy = WantStopped, why, time.Time{}, ""
-		return nil
-	})
-	if err == nil {
-		err = m.cfg.Routes.DeleteRoute(ctx, key, rec.Generation)
-	}
-	if err != nil || rec.Phase == Absent {
-		_ = lease.Release(ctx)
-		return rec, nil, err
-	}
-	return rec, lease, nil
-}
-
-// flyStop takes a server down and records it as Absent; when the driver fails, the record keeps
-// the intent and the reconciler tries again.
-func (m *Manager) flyStop(ctx context.Context, rec Server) {
-	stopCtx, done := context.WithTimeout(ctx, cleanupWithin)
-	defer done()
-	err := insist(stopCtx, func() error { return m.cfg.Routes.DeleteRoute(stopCtx, rec.Key, rec.Generation) })
-	if err == nil && !rec.Handle.IsZero() {
-		err = m.cfg.Spawner.Stop(stopCtx, rec.Handle, m.cfg.Policy().StopGrace)
-	}
-	if err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "stop failed; the reconciler will try again", "server", rec.Key.String(), "error", err)
-		return
-	}
-	m.usage.forget(rec.Key)
-	err = insist(stopCtx, func() error {
-		_, err := m.update(stopCtx, rec.Key, func(s *Server) error {
-			if s.Generation != rec.Generation {
-				return Errorf(Conflict, "record stop", "the server was started anew meanwhile")
-			}
-			s.Phase, s.Since, s.Handle, s.Endpoint = Absent, time.Now(), Handle{}, Endpoint{}
-			return nil
-		})
-		return err
-	})
-	if err != nil && KindOf(err) != NotFound {
-		m.cfg.Logger.ErrorContext(ctx, "stop not recorded; the reconciler will", "server", rec.Key.String(), "error", err)
-		return
-	}
-	m.cfg.Logger.InfoContext(ctx, "server", "server", rec.Key.String(), "generation", rec.Generation, "phase", Absent, "reason", rec.Reason)
 }

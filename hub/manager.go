@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"log/slog"
 	"sync"
@@ -36,6 +35,7 @@ type Manager struct {
 	queue   *startQueue
 	steps   *stepBoard
 	usage   *usageBoard
+	census  *census
 	wake    chan struct{} // asks Run for a reconciliation now
 
 	mu      sync.Mutex
@@ -44,28 +44,6 @@ type Manager struct {
 	wg      sync.WaitGroup // flights
 }
 
-// flight is one start or stop under way in this process.
-type flight struct {
-	starting bool
-	cancel   context.CancelCauseFunc
-	recorded chan struct{} // closed when the record tells of the flight
-	done     chan struct{}
-	died     chan Status // at most one: the watcher saw the container end
-}
-
-// Why a flight's context was cancelled; what is to be cleaned up depends on it.
-var (
-	errShutdown  = errors.New("the hub is shutting down")
-	errLeaseLost = errors.New("the lease on this server was lost")
-	errStopped   = errors.New("the start was cancelled")
-)
-
-const (
-	leaseTTL      = 30 * time.Second
-	cleanupWithin = 2 * time.Minute
-	startWithin   = 30 * time.Minute // create, with the pull of an image
-)
-
 // NewManager checks the configuration and resolves the driver's optional abilities; it starts nothing.
 func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if cfg.Spawner == nil || cfg.Servers == nil || cfg.Routes == nil || cfg.Users == nil || cfg.Leases == nil ||
@@ -73,8 +51,8 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		return nil, Errorf(Internal, "make manager", "a part is missing")
 	}
 	m := &Manager{
-		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1),
-		queue: newStartQueue(), steps: newStepBoard(), usage: newUsageBoard(),
+		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1), steps: newStepBoard(), usage: newUsageBoard(), census: newCensus(),
+		queue: newStartQueue(func() int { return max(cfg.Policy().ConcurrentMax, 1) }),
 	}
 	m.logs, _ = cfg.Spawner.(Logs)
 	m.watcher, _ = cfg.Spawner.(Watcher)
@@ -86,7 +64,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 // the flights under way, whose records the next hub finishes, and joins everything it launched.
 func (m *Manager) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){m.reconcileLoop, m.watchLoop, m.resetLoop, m.usageLoop, m.cullLoop} {
+	for _, loop := range []func(context.Context){m.reconcileLoop, m.watchLoop, m.eventLoop, m.usageLoop, m.cullLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
 	<-ctx.Done()
@@ -131,7 +109,10 @@ type StartRequest struct {
 // is being stopped is started when the stop is over. Errors: Forbidden, Invalid (a profile beyond
 // the machine), TooMany (servers per person), Unavailable.
 func (m *Manager) Start(ctx context.Context, req StartRequest) (Server, error) {
-	owner, profile, err := m.admit(ctx, req)
+	if !req.By.Can(ScopeServers, req.Key.User) {
+		return Server{}, &Error{Kind: Forbidden, Op: "start server", Message: "you may not start this server", Remedy: "start your own from the home page"}
+	}
+	owner, profile, err := m.admit(ctx, req.Key, req.Profile)
 	if err != nil {
 		return Server{}, err
 	}
@@ -142,125 +123,36 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Server, error) {
 	if joined {
 		return m.Server(ctx, req.Key)
 	}
-	rec, lease, err := m.beginStart(ctx, req, profile, owner)
+	rec, lease, err := m.beginStart(ctx, req, owner, profile)
 	if err != nil || lease == nil {
 		m.land(req.Key, f)
 		return rec, err
 	}
-	m.launch(ctx, f, lease, func(ctx context.Context) { m.flyStart(ctx, f, rec, profile) })
+	m.launch(ctx, f, lease, rec, func(ctx context.Context) { m.flyStart(ctx, f, rec) })
 	return rec, nil
 }
 
-// admit checks who asks and what for.
-func (m *Manager) admit(ctx context.Context, req StartRequest) (User, Profile, error) {
-	if !req.By.Can(ScopeServers, req.Key.User) {
-		return User{}, Profile{}, &Error{Kind: Forbidden, Op: "start server", Message: "you may not start this server", Remedy: "start your own from the home page"}
+// admit finds a server's owner and the profile asked for, if the owner may use it here and now.
+func (m *Manager) admit(ctx context.Context, key ServerKey, profile string) (User, Profile, error) {
+	owner, err := m.cfg.Users.User(ctx, key.User)
+	if KindOf(err) == NotFound {
+		return User{}, Profile{}, &Error{Kind: NotFound, Op: "start server", Message: "nobody of this name has signed in here", Remedy: "its owner signs in first", Err: err}
 	}
-	owner, err := m.cfg.Users.User(ctx, req.Key.User)
 	if err != nil {
 		return User{}, Profile{}, Wrap(Internal, "start server: find owner", err)
 	}
 	policy := m.cfg.Policy()
-	profile, err := policy.Profile(req.Profile, owner.Name, owner.Groups, owner.Admin)
+	p, err := policy.Profile(profile, owner.Name, owner.Groups, owner.Admin)
 	if err != nil {
 		return User{}, Profile{}, err
 	}
-	if policy.MachineMemory > 0 && profile.Limits.Memory > policy.MachineMemory {
+	if policy.MachineMemory > 0 && p.Limits.Memory > policy.MachineMemory {
 		return User{}, Profile{}, &Error{
-			Kind: Invalid, Op: "start server", Field: "profile", Message: "the profile " + profile.Name + " asks for more memory than this machine has",
-			Remedy: "choose another profile; an administrator can lower profiles." + profile.Name + ".memory",
+			Kind: Invalid, Op: "start server", Field: "profile", Message: "the profile " + p.Name + " asks for more memory than this machine has",
+			Remedy: "choose another profile; an administrator can lower profiles." + p.Name + ".memory",
 		}
 	}
-	return owner, profile, m.withinShare(ctx, req.Key, policy.MaxPerUser)
-}
-
-// withinShare refuses a start beyond the number of servers that one person may run at once.
-func (m *Manager) withinShare(ctx context.Context, key ServerKey, most int) error {
-	if most <= 0 {
-		return nil
-	}
-	running := 0
-	for s, err := range m.cfg.Servers.Servers(ctx) {
-		if err != nil {
-			return Wrap(Internal, "count servers", err)
-		}
-		if s.Key.User == key.User && s.Key != key && s.Phase.Active() {
-			running++
-		}
-	}
-	if running >= most {
-		return &Error{Kind: TooMany, Op: "start server", Message: "you run as many servers as you may", Remedy: "stop one of your servers, then start this one"}
-	}
-	return nil
-}
-
-// takeOff claims the key's one flight. When a start is wanted and one is under way it is joined,
-// and so is a stop; otherwise the flight under way is waited for.
-func (m *Manager) takeOff(ctx context.Context, key ServerKey, starting bool) (f *flight, joined bool, err error) {
-	for {
-		m.mu.Lock()
-		if m.closing {
-			m.mu.Unlock()
-			return nil, false, &Error{Kind: Unavailable, Op: "change server", Message: "the hub is restarting", Remedy: "try again in a few seconds"}
-		}
-		other, busy := m.flights[key]
-		if !busy {
-			f = &flight{starting: starting, cancel: func(error) {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1)}
-			m.flights[key] = f
-			m.wg.Add(1)
-			m.mu.Unlock()
-			return f, false, nil
-		}
-		m.mu.Unlock()
-		wait := other.done
-		if other.starting == starting {
-			wait = other.recorded
-		}
-		select {
-		case <-wait:
-		case <-other.done:
-		case <-ctx.Done():
-			return nil, false, Wrap(Canceled, "change server", ctx.Err())
-		}
-		if other.starting == starting {
-			return other, true, nil
-		}
-	}
-}
-
-// land ends a flight.
-func (m *Manager) land(key ServerKey, f *flight) {
-	m.mu.Lock()
-	delete(m.flights, key)
-	m.mu.Unlock()
-	close(f.done)
-	m.wg.Done()
-}
-
-func (m *Manager) flying(key ServerKey) *flight {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.flights[key]
-}
-
-// launch runs fly with a context of the Manager's own, keeping the lease meanwhile, and lands the flight.
-func (m *Manager) launch(ctx context.Context, f *flight, lease heldLease, fly func(context.Context)) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	m.mu.Lock()
-	f.cancel = cancel
-	if m.closing {
-		cancel(errShutdown)
-	}
-	m.mu.Unlock()
-	close(f.recorded)
-	go func() { // owned by m.wg, through land
-		defer m.nudgeIf(ctx, errStopped)
-		defer m.land(lease.key, f)
-		defer cancel(nil)
-		stopKeeping := lease.keep(cancel)
-		defer stopKeeping()
-		fly(ctx)
-	}()
+	return owner, p, nil
 }
 
 // Stop begins a stop, or cancels a start, and returns the record once the intent is written. It is
@@ -273,46 +165,51 @@ func (m *Manager) Stop(ctx context.Context, key ServerKey, why string) (Server, 
 		case <-ctx.Done():
 			return Server{}, Wrap(Canceled, "stop server", ctx.Err())
 		}
-		if _, err := m.update(ctx, key, func(s *Server) error { s.Intent, s.Reason = WantStopped, why; return nil }); err != nil && KindOf(err) != NotFound {
+		rec, err := m.update(ctx, key, func(s *Server) error { s.Intent, s.Reason = WantStopped, why; return nil })
+		if err != nil && KindOf(err) != NotFound {
 			return Server{}, err
 		}
-		m.mu.Lock()
-		cancel := f.cancel
-		m.mu.Unlock()
-		cancel(errStopped)
-		select {
-		case <-f.done: // it was over before it could be cancelled: stop what it started
-		default:
-			return m.Server(ctx, key)
-		}
+		if m.cancelStart(key, f) {
+			return rec, nil
+		} // else it was over before it could be cancelled: stop what it started
 	}
+	return m.stop(ctx, key, why, func(Server) bool { return true })
+}
+
+// stop stops a server if, once nothing else changes it, its record is still as it should be.
+func (m *Manager) stop(ctx context.Context, key ServerKey, why string, still func(Server) bool) (Server, error) {
 	f, joined, err := m.takeOff(ctx, key, false)
 	if err != nil {
 		return Server{}, err
 	}
 	if joined { // a stop, or a repair, after which the reconciler sees the intent
-		return m.update(ctx, key, func(s *Server) error { s.Intent = WantStopped; return nil })
+		return m.intend(ctx, key, why, still)
 	}
-	rec, lease, err := m.beginStop(ctx, key, why)
+	rec, lease, err := m.beginStop(ctx, key, why, still)
 	if err != nil || lease == nil {
 		m.land(key, f)
 		return rec, err
 	}
-	m.launch(ctx, f, lease, func(ctx context.Context) { m.flyStop(ctx, rec) })
+	m.launch(ctx, f, lease, rec, func(ctx context.Context) { m.flyStop(ctx, rec) })
 	return rec, nil
 }
 
-// Extend keeps a server that is about to be culled for its rule's Extend from now on.
+// Extend keeps a server that is about to be culled for its rule's Extend from now on. Nothing puts
+// off old age. Errors: Forbidden, Conflict when the server does not run.
 func (m *Manager) Extend(ctx context.Context, key ServerKey) (Server, error) {
 	return m.update(ctx, key, func(s *Server) error {
+		if s.Phase != Ready && s.Phase != Paused {
+			return &Error{Kind: Conflict, Op: "extend server", Message: "this server is not running", Remedy: "start it from the home page"}
+		}
 		rule, err := m.ruleFor(ctx, *s)
 		if err != nil {
 			return err
 		}
-		if rule.Extend <= 0 {
+		now := time.Now()
+		if rule.Extend <= 0 || rule.MaxAge > 0 && now.After(s.Started.Add(rule.MaxAge-rule.Warning)) {
 			return &Error{Kind: Forbidden, Op: "extend server", Message: "this server can't be extended", Remedy: "save your work; you can start it again"}
 		}
-		s.KeepUntil, s.CullAt, s.CullWhy = time.Now().Add(rule.Extend), time.Time{}, ""
+		s.KeepUntil, s.CullAt, s.CullWhy = now.Add(rule.Extend), time.Time{}, ""
 		return nil
 	})
 }
@@ -320,13 +217,24 @@ func (m *Manager) Extend(ctx context.Context, key ServerKey) (Server, error) {
 // Progress yields the steps of the server's last or present start, those past first, and ends
 // after the last; for a start that another hub flies it tells of the phases.
 func (m *Manager) Progress(ctx context.Context, key ServerKey) iter.Seq[Progress] {
-	if m.flying(key) != nil || m.steps.has(key) {
-		return m.steps.follow(ctx, key)
-	}
 	return func(yield func(Progress) bool) {
 		var last Phase
 		for ctx.Err() == nil {
+			if f := m.flying(key); f != nil && f.starting {
+				select { // its steps begin with its record
+				case <-f.recorded:
+					if m.steps.follow(ctx, key, yield) {
+						return
+					}
+				case <-f.done:
+				case <-ctx.Done():
+				}
+			}
 			s, err := m.Server(ctx, key)
+			if err == nil && m.steps.tells(s) {
+				m.steps.follow(ctx, key, yield)
+				return
+			}
 			if err == nil && s.Phase != last {
 				last = s.Phase
 				if p := phaseProgress(s); !yield(p) || p.Done {
@@ -362,11 +270,28 @@ func (m *Manager) update(ctx context.Context, key ServerKey, change func(*Server
 	}
 }
 
-// move is update to another phase, refusing an illegal transition.
-func (m *Manager) move(ctx context.Context, key ServerKey, g Generation, to Phase, change func(*Server)) (Server, error) {
-	s, err := m.update(ctx, key, func(s *Server) error {
+// move is update to another phase, refusing an illegal transition, and with errStopped a step
+// forward of a server that is to be stopped. While the store is away it insists.
+func (m *Manager) move(ctx context.Context, rec Server, to Phase, change func(*Server)) (Server, error) {
+	var s Server
+	err := insist(ctx, func() (err error) {
+		s, err = m.moveOnce(ctx, rec.Key, rec.Generation, to, change)
+		return err
+	})
+	if err != nil {
+		return rec, err
+	}
+	m.cfg.Logger.InfoContext(ctx, "server", "server", s.Key.String(), "generation", s.Generation, "phase", to, "reason", s.Reason)
+	return s, nil
+}
+
+func (m *Manager) moveOnce(ctx context.Context, key ServerKey, g Generation, to Phase, change func(*Server)) (Server, error) {
+	return m.update(ctx, key, func(s *Server) error {
 		if s.Generation != g {
 			return Errorf(Conflict, "change phase", "the server was started anew meanwhile")
+		}
+		if s.Intent == WantStopped && (to == Starting || to == Ready) {
+			return errStopped
 		}
 		if s.Phase != to {
 			if !s.Phase.CanBecome(to) {
@@ -379,10 +304,6 @@ func (m *Manager) move(ctx context.Context, key ServerKey, g Generation, to Phas
 		}
 		return nil
 	})
-	if err == nil {
-		m.cfg.Logger.InfoContext(ctx, "server", "server", key.String(), "generation", g, "phase", to, "reason", s.Reason)
-	}
-	return s, err
 }
 
 // insist repeats do while the store is unavailable, until it answers or ctx ends: what happened in

@@ -2,13 +2,13 @@ package hub
 
 import (
 	"context"
-	"iter"
 	"slices"
 	"sync"
 	"time"
 )
 
-// stepBoard keeps the steps of each server's last start in this process, for those who wait.
+// stepBoard keeps the steps of the starts that this process flies, and for a while of those that
+// it flew, for those who wait.
 type stepBoard struct {
 	mu   sync.Mutex
 	logs map[ServerKey]*stepLog
@@ -17,10 +17,14 @@ type stepBoard struct {
 // stepLog holds one entry for each run of equal steps, the newest of the run: a pull tells its
 // percent for minutes and takes no room.
 type stepLog struct {
-	steps   []numbered
-	next    int           // number of the next step
-	changed chan struct{} // closed and replaced at each step
+	generation Generation
+	steps      []numbered
+	next       int           // number of the next step
+	changed    chan struct{} // closed and replaced at each step
 }
+
+// keepSteps is how long the steps of a start that is over can be read.
+const keepSteps = 10 * time.Minute
 
 type numbered struct {
 	Progress
@@ -29,19 +33,62 @@ type numbered struct {
 
 func newStepBoard() *stepBoard { return &stepBoard{logs: map[ServerKey]*stepLog{}} }
 
-func (b *stepBoard) begin(key ServerKey) {
+// begin opens the log of a start, in place of an earlier one.
+func (b *stepBoard) begin(key ServerKey, g Generation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for k, l := range b.logs {
+		if last, over := l.last(); over && time.Since(last.At) > keepSteps {
+			delete(b.logs, k)
+		}
+	}
+	b.replace(key, &stepLog{generation: g, changed: make(chan struct{})})
+}
+
+// drop forgets a start that this process flies no more.
+func (b *stepBoard) drop(key ServerKey) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.replace(key, nil)
+}
+
+func (b *stepBoard) replace(key ServerKey, l *stepLog) {
 	if old := b.logs[key]; old != nil {
 		close(old.changed)
 	}
-	b.logs[key] = &stepLog{changed: make(chan struct{})}
+	if b.logs[key] = l; l == nil {
+		delete(b.logs, key)
+	}
 }
 
-func (b *stepBoard) has(key ServerKey) bool {
+// renumber says that a start's generation turned out to be another.
+func (b *stepBoard) renumber(key ServerKey, g Generation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.logs[key] != nil
+	if l := b.logs[key]; l != nil {
+		l.generation = g
+	}
+}
+
+// last gives the last step, and whether it ends the start; the board's mutex is held.
+func (l *stepLog) last() (p Progress, over bool) {
+	if len(l.steps) == 0 {
+		return Progress{}, false
+	}
+	p = l.steps[len(l.steps)-1].Progress
+	return p, p.Done
+}
+
+// tells whether the steps of a start that is over say how its server is now.
+func (b *stepBoard) tells(s Server) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.logs[s.Key]
+	if l == nil || l.generation != s.Generation {
+		return false
+	}
+	last, over := l.last()
+	return over && last.Failed == (s.Phase == Failed || s.Phase == Absent) && !s.Phase.Pending()
 }
 
 func (b *stepBoard) add(key ServerKey, p Progress) {
@@ -49,8 +96,7 @@ func (b *stepBoard) add(key ServerKey, p Progress) {
 	defer b.mu.Unlock()
 	l := b.logs[key]
 	if l == nil {
-		l = &stepLog{changed: make(chan struct{})}
-		b.logs[key] = l
+		return // a driver's step for a start that was given up
 	}
 	if p.At.IsZero() {
 		p.At = time.Now()
@@ -68,35 +114,33 @@ func (b *stepBoard) add(key ServerKey, p Progress) {
 	l.changed = make(chan struct{})
 }
 
-// follow yields the steps, then what comes, and ends after the last or when a new start begins.
-func (b *stepBoard) follow(ctx context.Context, key ServerKey) iter.Seq[Progress] {
-	return func(yield func(Progress) bool) {
+// follow yields the steps, then what comes. It is true when nothing more is to be told: after the
+// last step, at the end of ctx, or when yield wants no more; false when the log was given up.
+func (b *stepBoard) follow(ctx context.Context, key ServerKey, yield func(Progress) bool) bool {
+	b.mu.Lock()
+	l := b.logs[key]
+	b.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	for seen := 0; ; {
 		b.mu.Lock()
-		l := b.logs[key]
-		if l == nil {
-			l = &stepLog{changed: make(chan struct{})}
-			b.logs[key] = l
-		}
+		fresh := slices.DeleteFunc(slices.Clone(l.steps), func(p numbered) bool { return p.n < seen })
+		changed, replaced := l.changed, b.logs[key] != l
+		seen = l.next
 		b.mu.Unlock()
-		for seen := 0; ; {
-			b.mu.Lock()
-			fresh := slices.DeleteFunc(slices.Clone(l.steps), func(p numbered) bool { return p.n < seen })
-			changed, replaced := l.changed, b.logs[key] != l
-			seen = l.next
-			b.mu.Unlock()
-			for _, p := range fresh {
-				if !yield(p.Progress) || p.Done {
-					return
-				}
+		for _, p := range fresh {
+			if !yield(p.Progress) || p.Done {
+				return true
 			}
-			if replaced {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-			}
+		}
+		if replaced {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return true
+		case <-changed:
 		}
 	}
 }
@@ -105,6 +149,12 @@ func (b *stepBoard) follow(ctx context.Context, key ServerKey) iter.Seq[Progress
 func phaseProgress(s Server) Progress {
 	p := Progress{At: s.Since}
 	switch s.Phase {
+	case Stopping:
+		if s.Intent == WantRunning {
+			p.Step, p.Message, p.Percent = "queue", "Ending your earlier server", 5
+			break
+		}
+		p.Step, p.Message, p.Done, p.Failed = "stopped", "This server is being stopped", true, true
 	case Queued:
 		p.Step, p.Message = "queue", "Waiting for a turn"
 	case Starting:
@@ -113,7 +163,7 @@ func phaseProgress(s Server) Progress {
 		p.Step, p.Message, p.Percent, p.Done = "ready", "Your server is ready", 100, true
 	case Failed:
 		p.Step, p.Message, p.Log, p.Done, p.Failed = "failed", s.Reason, s.LogTail, true, true
-	default:
+	case Absent:
 		p.Step, p.Message, p.Done, p.Failed = "stopped", "This server is not running", true, true
 	}
 	return p

@@ -9,8 +9,9 @@ import (
 // startQueue lets a limited number of starts work at once and keeps the rest in a fair line: who
 // has fewest starts at work goes first, then who came first.
 type startQueue struct {
+	most func() int // how many work at once, as the policy stands
+
 	mu      sync.Mutex
-	most    int
 	working map[UserName]int
 	total   int
 	line    []*waiter
@@ -22,13 +23,14 @@ type waiter struct {
 	place chan int // capacity 1; the newest place
 }
 
-func newStartQueue() *startQueue { return &startQueue{working: map[UserName]int{}} }
+func newStartQueue(most func() int) *startQueue {
+	return &startQueue{most: most, working: map[UserName]int{}}
+}
 
 // wait blocks until it is the caller's turn, telling its place (from 1) whenever that changes, and
 // returns the function that gives the turn on. The error is ctx's.
-func (q *startQueue) wait(ctx context.Context, user UserName, most int, tell func(place int)) (done func(), err error) {
+func (q *startQueue) wait(ctx context.Context, user UserName, tell func(place int)) (done func(), err error) {
 	q.mu.Lock()
-	q.most = most
 	w := &waiter{user: user, turn: make(chan struct{}), place: make(chan int, 1)}
 	q.line = append(q.line, w)
 	q.admit()
@@ -52,7 +54,7 @@ func (q *startQueue) wait(ctx context.Context, user UserName, most int, tell fun
 
 // admit hands out free turns and tells the others where they stand; q.mu is held.
 func (q *startQueue) admit() {
-	for q.total < q.most && len(q.line) > 0 {
+	for most := q.most(); q.total < most && len(q.line) > 0; {
 		best := 0
 		for i, w := range q.line {
 			if q.working[w.user] < q.working[q.line[best].user] {

@@ -11,7 +11,7 @@ import (
 // The line is fair: who has nothing at work passes who has, and everyone hears their place.
 func TestStartQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newStartQueue()
+		q := newStartQueue(func() int { return 1 })
 		alice, bob := mustUser(t, "alice"), mustUser(t, "bob")
 		var mu sync.Mutex
 		var order []string
@@ -19,7 +19,7 @@ func TestStartQueue(t *testing.T) {
 		dones := map[string]func(){}
 		enter := func(ctx context.Context, who string, u UserName) {
 			go func() {
-				done, err := q.wait(ctx, u, 1, func(p int) {
+				done, err := q.wait(ctx, u, func(p int) {
 					mu.Lock()
 					defer mu.Unlock()
 					places[who] = append(places[who], p)
@@ -66,14 +66,14 @@ func TestStartQueue(t *testing.T) {
 // With two turns, a person's second server waits for another person's first.
 func TestStartQueuePrefersTheIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newStartQueue()
+		q := newStartQueue(func() int { return 2 })
 		alice, bob, carol := mustUser(t, "alice"), mustUser(t, "bob"), mustUser(t, "carol")
 		var mu sync.Mutex
 		var order []string
 		enter := func(who string, u UserName) func() {
 			var done func()
 			go func() {
-				mine, err := q.wait(t.Context(), u, 2, func(int) {})
+				mine, err := q.wait(t.Context(), u, func(int) {})
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -104,14 +104,15 @@ func TestStepBoard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newStepBoard()
 		key := ServerKey{User: mustUser(t, "alice")}
-		b.begin(key)
+		b.begin(key, 1)
 		b.add(key, Progress{Step: "image", Percent: 1})
 		b.add(key, Progress{Step: "image", Percent: 9})
 		var heard []Progress
 		go func() {
-			for p := range b.follow(t.Context(), key) {
+			b.follow(t.Context(), key, func(p Progress) bool {
 				heard = append(heard, p)
-			}
+				return true
+			})
 		}()
 		synctest.Wait()
 		b.add(key, Progress{Step: "wait"})

@@ -248,6 +248,7 @@ type Server struct {
 	Profile    string     `json:"profile"`
 	SafeStart  bool       `json:"safe_start,omitempty"` // ignores the home's own configuration
 	Handle     Handle     `json:"handle"`
+	Leftover   bool       `json:"leftover,omitempty"` // it failed, and its container is still to be removed
 	Endpoint   Endpoint   `json:"endpoint"`
 	Reason     string     `json:"reason,omitempty"`   // why it failed or was stopped, for its owner
 	LogTail    []string   `json:"log_tail,omitempty"` // the container's last lines, when it failed

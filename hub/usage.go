@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ type usageSample struct {
 	Usage
 	cores float64
 	gen   Generation
+	rated bool // cores comes of two samples
 }
 
 func newUsageBoard() *usageBoard { return &usageBoard{last: map[ServerKey]usageSample{}} }
@@ -29,14 +31,29 @@ func (b *usageBoard) get(key ServerKey) (Usage, float64, bool) {
 	return s.Usage, s.cores, ok
 }
 
+// recent gives the cores that a server kept busy lately; false when that was not measured.
+func (b *usageBoard) recent(key ServerKey) (cores float64, known bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.last[key]
+	return s.cores, ok && s.rated && time.Since(s.At) < 3*usageEvery
+}
+
+// keepOnly forgets the servers that are not among these.
+func (b *usageBoard) keepOnly(keys map[ServerKey]bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.last, func(key ServerKey, _ usageSample) bool { return !keys[key] })
+}
+
 func (b *usageBoard) put(key ServerKey, g Generation, u Usage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := usageSample{Usage: u, gen: g}
 	if old, ok := b.last[key]; ok && old.gen == g {
-		next.cores = old.cores
+		next.cores, next.rated = old.cores, old.rated
 		if dt := u.At.Sub(old.At).Seconds(); dt > 0.5 {
-			next.cores = max(0, (u.CPUSeconds-old.CPUSeconds)/dt)
+			next.cores, next.rated = max(0, (u.CPUSeconds-old.CPUSeconds)/dt), true
 		}
 	}
 	b.last[key] = next
@@ -55,11 +72,17 @@ func (m *Manager) usageLoop(ctx context.Context) {
 	}
 	every(ctx, usageEvery, func() {
 		var wg sync.WaitGroup
+		defer wg.Wait()
 		slots := make(chan struct{}, 4)
+		ready := map[ServerKey]bool{}
 		for s, err := range m.cfg.Servers.Servers(ctx) {
-			if err != nil || s.Phase != Ready {
+			if err != nil {
+				return
+			}
+			if s.Phase != Ready {
 				continue
 			}
+			ready[s.Key] = true
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
@@ -70,7 +93,7 @@ func (m *Manager) usageLoop(ctx context.Context) {
 				}
 			})
 		}
-		wg.Wait()
+		m.usage.keepOnly(ready)
 	})
 }
 
