@@ -7,18 +7,25 @@ import (
 	"carrel/hub"
 )
 
-const activityEvery = 5 * time.Second
+const (
+	activityEvery = 5 * time.Second
+	flushWithin   = 5 * time.Second
+)
 
-// activityLoop tells the store when servers were last used.
+// activityLoop tells the store when servers and sessions were last used, and once more at the end.
 func (p *Proxy) activityLoop(ctx context.Context) {
 	tick := time.NewTicker(activityEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			ctx = context.WithoutCancel(ctx)
+			p.flushActivity(ctx)
+			p.flushSeen(ctx)
 			return
 		case <-tick.C:
 			p.flushActivity(ctx)
+			p.flushSeen(ctx)
 		}
 	}
 }
@@ -35,7 +42,7 @@ func (p *Proxy) flushActivity(ctx context.Context) {
 	if len(acts) == 0 {
 		return
 	}
-	ctx, done := context.WithTimeout(ctx, 5*time.Second)
+	ctx, done := context.WithTimeout(ctx, flushWithin)
 	defer done()
 	if err := p.cfg.Routes.RecordActivity(ctx, acts); err != nil {
 		p.cfg.Logger.WarnContext(ctx, "activity not recorded; it will be with the next", "error", err)

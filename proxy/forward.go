@@ -1,15 +1,11 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -26,6 +22,8 @@ type transports struct {
 const (
 	dialTimeout  = 3 * time.Second
 	maxTransport = 10_000
+
+	maxServerHead = 256 << 10 // of an answer, whose sender may be hostile
 )
 
 func (t *transports) get(e hub.Endpoint) *http.Transport {
@@ -49,9 +47,21 @@ func (t *transports) get(e hub.Endpoint) *http.Transport {
 		WriteBufferSize:       16 << 10,
 		ReadBufferSize:        16 << 10,
 		ForceAttemptHTTP2:     false,
+
+		MaxResponseHeaderBytes: maxServerHead,
 	}
 	t.all[e] = tr
 	return tr
+}
+
+// drop forgets an endpoint that no route leads to.
+func (t *transports) drop(e hub.Endpoint) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr := t.all[e]; tr != nil {
+		tr.CloseIdleConnections()
+		delete(t.all, e)
+	}
 }
 
 // dial reaches an endpoint; a unix socket whose backlog is full says EAGAIN, which passes.
@@ -86,39 +96,62 @@ func (b *buffers) Put(buf []byte) { b.Pool.Put(&buf) }
 
 var bodyBuffers buffers
 
+// identity are the headers that Connection may not take away: who asks, and from which page.
+var identity = []string{"Authorization", "Cookie", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"}
+
 // pass forwards a request to one of our own processes or to a server: change edits the outgoing
 // request after the hygiene, answer the response.
 func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, e hub.Endpoint, change func(*http.Request), answer func(*http.Response) error) error {
 	var failure error
-	rp := &httputil.ReverseProxy{
-		Transport: p.pools.get(e), BufferPool: &bodyBuffers, FlushInterval: -1, ModifyResponse: answer,
-		ErrorLog: nil,
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "server"
-			pr.Out.URL.RawQuery = pr.In.URL.RawQuery // ReverseProxy drops what it can't parse; the server decides
-			pr.Out.Host = pr.In.Host
-			cleanRequest(pr.Out.Header)
-			p.setForwarded(pr.Out.Header, pr.In)
-			if change != nil {
-				change(pr.Out)
+	sent, _ := r.Body.(*body)
+	relay := p.relay
+	relay.Transport = p.pools.get(e)
+	relay.Rewrite = func(pr *httputil.ProxyRequest) {
+		pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "server"
+		pr.Out.URL.RawQuery = pr.In.URL.RawQuery // ReverseProxy drops what it can't parse; the server decides
+		pr.Out.Host = pr.In.Host
+		pr.Out.Trailer = nil // a way past the hygiene
+		for _, name := range identity {
+			if v := pr.In.Header[name]; v != nil {
+				pr.Out.Header[name] = v
 			}
-		},
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err },
+		}
+		cleanRequest(pr.Out.Header)
+		p.setForwarded(pr.Out.Header, pr.In)
+		if change != nil {
+			change(pr.Out)
+		}
 	}
-	rp.ServeHTTP(w, r)
+	relay.ModifyResponse = func(res *http.Response) error {
+		if res.StatusCode < 200 {
+			return errNonsense // a switch of protocols that nobody asked for, or no status at all
+		}
+		if answer == nil {
+			return nil
+		}
+		return answer(res)
+	}
+	relay.ErrorHandler = func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err }
+	relay.ServeHTTP(w, r)
+	cleanTrailers(w.Header())
 	switch {
 	case failure == nil:
 		return nil
 	case r.Context().Err() != nil:
 		return hub.Wrap(hub.Canceled, "forward", r.Context().Err())
+	case sent.tooSlow():
+		return &statusError{http.StatusRequestTimeout, "the rest of this request did not come", "send it again"}
+	case sent.failed():
+		return hub.Wrap(hub.Canceled, "read request", failure)
 	}
 	return unreachable(w, failure)
 }
 
+var errNonsense = &hub.Error{Kind: hub.Unavailable, Op: "forward", Message: "this server gave an answer that makes no sense", Remedy: "stop and start it from the home page"}
+
 func unreachable(w http.ResponseWriter, err error) error {
 	w.Header().Set("Retry-After", "2")
-	var kind *hub.Error
-	if errors.As(err, &kind) {
+	if _, ok := errors.AsType[*hub.Error](err); ok {
 		return err
 	}
 	return &hub.Error{Kind: hub.Unavailable, Op: "forward", Message: "this server does not answer", Remedy: "try again in a moment; if it stays so, stop and start it from the home page", Err: err}
@@ -127,16 +160,12 @@ func unreachable(w http.ResponseWriter, err error) error {
 // forward sends a request on to a person's server with the server's own token, which nobody past
 // this point sees.
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who caller) error {
-	path := p.cfg.Origins.ServerPath(rt.Key)
-	token := p.cfg.Keyring.ServerToken(rt.Key, rt.Generation)
 	return p.pass(w, r, rt.Endpoint, func(out *http.Request) {
 		p.introduce(out.Header, rt, who)
-		if isNavigation(r) {
-			out.Header.Set("Accept-Encoding", "identity") // so that the token can be looked for
-		}
+		out.Header.Set("Accept-Encoding", encoding(r)) // one that the token can be looked for in
 	}, func(res *http.Response) error {
-		cleanResponse(res.Header, path)
-		return scrub(res, token)
+		p.receive(res, rt)
+		return nil
 	})
 }
 
@@ -147,39 +176,8 @@ func (p *Proxy) introduce(h http.Header, rt *route, who caller) {
 	h.Set("X-Carrel-User", who.User.String())
 }
 
-// maxPage is the longest page that is searched for the token, in bytes: JupyterLab's is 20 KiB.
-const maxPage = 4 << 20
-
-// scrub takes the server's token out of its pages: JupyterLab writes it into each for its own
-// scripts, which need none here. Longer ones are files of the
-// person, who knows the token anyway.
-func scrub(res *http.Response, token hub.Secret) error {
-	if kind := res.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/html") || res.Body == nil || res.Request.Method == http.MethodHead {
-		return nil
-	}
-	if enc := res.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil // only what was asked for with an encoding, so no page of a navigation
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxPage+1))
-	if err != nil {
-		return err
-	}
-	if len(body) > maxPage {
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(body), res.Body), res.Body}
-		return nil
-	}
-	res.Body.Close() //nolint:errcheck // read whole
-	clean := bytes.ReplaceAll(body, []byte(token.Reveal()), nil)
-	res.Body = io.NopCloser(bytes.NewReader(clean))
-	if len(clean) != len(body) || res.ContentLength >= 0 {
-		res.ContentLength = int64(len(clean))
-		res.Header.Set("Content-Length", strconv.Itoa(len(clean)))
-	}
-	if len(clean) != len(body) {
-		res.Header.Del("Etag")
-	}
-	return nil
+// receive does what every answer of a server needs before it leaves.
+func (p *Proxy) receive(res *http.Response, rt *route) {
+	cleanResponse(res.Header, p.cfg.Origins.ServerPath(rt.Key))
+	scrub(res, p.cfg.Keyring.ServerToken(rt.Key, rt.Generation).Reveal())
 }

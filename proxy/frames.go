@@ -22,31 +22,35 @@ type frames struct {
 // atBoundary tells whether the stream stands between two frames.
 func (f *frames) atBoundary() bool { return !f.limit && f.have == 0 && f.left == 0 }
 
-// advance reads a chunk and returns the offset just past the last complete frame in it, or -1 if
-// none ended in it.
-func (f *frames) advance(chunk []byte) int {
-	last := -1
-	for i := 0; i < len(chunk) && !f.limit; {
+// advance takes a chunk of the stream.
+func (f *frames) advance(chunk []byte) {
+	for len(chunk) > 0 && !f.limit {
+		chunk = chunk[f.next(chunk):]
+	}
+}
+
+// next takes a chunk up to the end of the frame that it continues or begins, and returns how many
+// bytes that were: all of them where the frame goes on, or where no boundary is known.
+func (f *frames) next(chunk []byte) int {
+	i := 0
+	for i < len(chunk) && !f.limit {
 		if f.left > 0 {
 			n := min(f.left, uint64(len(chunk)-i))
 			f.left -= n
 			i += int(n) //nolint:gosec // at most the chunk's length
-			if f.left == 0 {
-				last = i
+		} else {
+			f.head[f.have] = chunk[i]
+			f.have++
+			i++
+			if f.have >= 2 && f.have == f.headLength() {
+				f.begin()
 			}
-			continue
 		}
-		f.head[f.have] = chunk[i]
-		f.have++
-		i++
-		if f.have >= 2 && f.have == f.headLength() {
-			f.begin()
-			if f.left == 0 && !f.limit {
-				last = i
-			}
+		if f.atBoundary() {
+			return i
 		}
 	}
-	return last
+	return len(chunk)
 }
 
 // headLength is the length of the head, as its second byte tells.

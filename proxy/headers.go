@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"carrel/hub"
@@ -35,7 +36,14 @@ func spoofable(name string) bool {
 	case "forwarded", "x-real-ip", "x-scheme", "x-client-ip", "true-client-ip", "x-cluster-client-ip", "x-original-url", "x-rewrite-url", "x-remote-user", "remote-user":
 		return true
 	}
-	return strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "x-carrel-")
+	return strings.HasPrefix(n, "x-forwarded-") || strings.HasPrefix(n, "x-carrel-") && n != pollHeader
+}
+
+// pollHeader tells the hub that no person made a request; its pages' scripts send it.
+const pollHeader = "x-carrel-poll"
+
+func isIdentity(name string) bool {
+	return name == "Host" || slices.Contains(identity, name)
 }
 
 // cleanRequest drops what no server behind us may hear: hop-by-hop headers and those that
@@ -43,7 +51,7 @@ func spoofable(name string) bool {
 func cleanRequest(h http.Header) {
 	for _, v := range h.Values("Connection") {
 		for name := range strings.SplitSeq(v, ",") {
-			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); name != "Authorization" && name != "Cookie" && name != "Host" && name != "Origin" {
+			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); !isIdentity(name) {
 				h.Del(name)
 			}
 		}
@@ -94,41 +102,68 @@ func (p *Proxy) client(r *http.Request) netip.Addr {
 	if err != nil {
 		host = r.RemoteAddr
 	}
-	at, err := netip.ParseAddr(host)
-	if err != nil {
+	at, ok := parseHop(host)
+	if !ok {
 		return netip.IPv6Unspecified()
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && p.trusted(at); i-- {
-		before, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		before, ok := parseHop(strings.TrimSpace(hops[i]))
+		if !ok {
 			break
 		}
 		at = before
 	}
-	return at.Unmap()
+	return at
+}
+
+// parseHop reads an address as proxies write it: with a port or without, in brackets or without.
+// Zones mean something on the proxy's own host only.
+func parseHop(s string) (netip.Addr, bool) {
+	at, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+	if err != nil {
+		with, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		at = with.Addr()
+	}
+	return at.Unmap().WithZone(""), true
 }
 
 func (p *Proxy) trusted(a netip.Addr) bool {
 	for _, t := range p.cfg.TrustedProxies {
-		if t.Contains(a.Unmap()) {
+		if t.Contains(a) {
 			return true
 		}
 	}
 	return false
 }
 
-// strippedFromServers are headers by which a server could reach beyond its own pages.
-var strippedFromServers = []string{"Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "Public-Key-Pins", "Set-Cookie2"}
+// fromServers tells whether a server may send a header: not those by which it could reach beyond
+// its own pages, to a whole origin or to a proxy.
+func fromServers(name string) bool {
+	switch name {
+	case "Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", "Public-Key-Pins", "Public-Key-Pins-Report-Only", "Set-Cookie2":
+		return false
+	}
+	return !strings.HasPrefix(name, "X-Accel-") && !strings.HasPrefix(name, "X-Carrel-")
+}
+
+// cleanTrailers is called when the body has been sent: what is in h then goes out as trailers.
+func cleanTrailers(h http.Header) {
+	for key := range h {
+		if name := strings.TrimPrefix(key, http.TrailerPrefix); !fromServers(http.CanonicalHeaderKey(name)) || strings.EqualFold(name, "Set-Cookie") {
+			delete(h, key)
+		}
+	}
+}
 
 // cleanResponse keeps a server's answer within the server: headers that act on a whole origin or on
 // proxies are dropped, and its cookies stay below its own path and off our names.
 func cleanResponse(h http.Header, path string) {
-	for _, name := range strippedFromServers {
-		h.Del(name)
-	}
 	for name := range h {
-		if strings.HasPrefix(name, "X-Accel-") || strings.HasPrefix(name, "X-Carrel-") {
+		if !fromServers(name) {
 			delete(h, name)
 		}
 	}

@@ -19,7 +19,11 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	if place.Label != "" && key.User.Label() != place.Label {
 		return &statusError{http.StatusNotFound, "this host serves another person's notebooks", "go to " + o.HubURL("home")}
 	}
-	who, err := p.authenticate(r)
+	host := canonicalHost(r.Host)
+	if place.Notebooks {
+		host = o.Host(key.User) // however it was spelt
+	}
+	who, err := p.authenticate(r, host)
 	if err != nil {
 		if hub.KindOf(err) != hub.Unauthenticated {
 			return err
@@ -44,7 +48,8 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		return err
 	}
 	if path == strings.TrimSuffix(o.ServerPath(key), "/") {
-		http.Redirect(w, r, o.ServerPath(key), http.StatusFound)
+		to := url.URL{Path: o.ServerPath(key), RawQuery: r.URL.RawQuery}
+		http.Redirect(w, r, to.String(), http.StatusFound)
 		return nil
 	}
 	if rest == "carrel/notice" {
@@ -69,7 +74,7 @@ func (p *Proxy) askSignIn(w http.ResponseWriter, r *http.Request, place hub.Plac
 		return &hub.Error{Kind: hub.Forbidden, Op: "authenticate", Message: "nobody is signed in", Remedy: "sign in"}
 	case !isNavigation(r):
 		return errNobody
-	case !place.Notebooks:
+	case !place.Notebooks, canonicalHost(r.Host) != p.cfg.Origins.Host(key.User): // on the hub's host, or by another spelling
 		return p.toOwnHost(w, r, key)
 	case p.cfg.Origins.Mode() == hub.OneOrigin:
 		http.Redirect(w, r, p.cfg.Origins.HubURL("login?next="+url.QueryEscape(r.URL.RequestURI())), http.StatusFound)
@@ -112,6 +117,9 @@ func (p *Proxy) toOwnHost(w http.ResponseWriter, r *http.Request, key hub.Server
 // word, never the query's.
 func (p *Proxy) enter(w http.ResponseWriter, r *http.Request) error {
 	o := p.cfg.Origins
+	if r.Method != http.MethodGet { // looking at a link must not use it up
+		return &statusError{http.StatusMethodNotAllowed, "this address takes GET", ""}
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	waiting, err := r.Cookie(o.Cookie(hub.CookieTicket))

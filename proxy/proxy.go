@@ -10,10 +10,10 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"sync"
@@ -45,10 +45,18 @@ type Config struct {
 type Proxy struct {
 	cfg      Config
 	routes   routeTable
-	sessions *sessionCache
+	sessions *cache[hub.Session]
+	tokens   *cache[permit]
 	tunnels  tunnels
 	pools    transports
+	crowd    crowd
 	ready    atomic.Bool
+	reload   chan struct{}         // asks for the routes to be read
+	recheck  chan struct{}         // asks for the tunnels' sessions to be looked at
+	relay    httputil.ReverseProxy // what every forwarding has in common
+
+	seenMu sync.Mutex
+	seen   map[hub.SecretHash]time.Time // sessions in use that the store was not told of
 }
 
 // New checks the configuration; it starts nothing.
@@ -57,8 +65,13 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Routes == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
 		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
 	}
-	p := &Proxy{cfg: cfg}
-	p.sessions = newSessionCache(cfg.Sessions, cfg.RedisGrace)
+	p := &Proxy{
+		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), seen: map[hub.SecretHash]time.Time{},
+		relay: httputil.ReverseProxy{BufferPool: &bodyBuffers, FlushInterval: -1, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)},
+	}
+	p.sessions = newCache(cfg.RedisGrace, cfg.Sessions.Session)
+	p.tokens = newCache(cfg.RedisGrace, p.askToken)
+	p.crowd.exempt = p.trusted
 	return p, nil
 }
 
@@ -67,6 +80,7 @@ const (
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10
 	drainTimeout   = 8 * time.Second
+	tunnelsTimeout = 3 * time.Second
 )
 
 // Run reads every route before it accepts, serves the listeners until ctx ends, then stops in
@@ -75,20 +89,21 @@ const (
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
-	first := make(chan struct{})
-	loops.Go(func() { p.followEvents(background, first) })
-	loops.Go(func() { p.activityLoop(background) })
-	loops.Go(func() { p.recheckLoop(background) })
 	defer loops.Wait()
 	defer stopBackground()
+	read := make(chan struct{})
+	loops.Go(func() { p.followEvents(background) })
+	loops.Go(func() { p.routesLoop(background, sync.OnceFunc(func() { close(read) })) })
+	loops.Go(func() { p.activityLoop(background) })
+	loops.Go(func() { p.recheckLoop(background) })
 	select {
-	case <-first:
+	case <-read:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	server := &http.Server{
 		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		ConnState: p.crowd.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
@@ -102,115 +117,68 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	case err = <-failed:
 	}
 	p.ready.Store(false)
-	drain, done := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer done()
-	if serr := server.Shutdown(drain); serr != nil {
-		server.Close() //nolint:errcheck // what did not finish is cut
-	}
-	p.tunnels.cutAll(closeGoingAway, "the proxy is restarting")
-	p.tunnels.wait(drain)
-	p.flushActivity(context.WithoutCancel(ctx))
+	p.drain(context.WithoutCancel(ctx), server)
 	return err
 }
 
-// followEvents keeps routes and sessions true; first is closed when the routes were read once.
-func (p *Proxy) followEvents(ctx context.Context, first chan struct{}) {
-	open := sync.OnceFunc(func() { close(first) })
-	for e := range p.cfg.Events.Subscribe(ctx) {
-		switch e.Kind {
-		case hub.Reset:
-			p.sessions.expire()
-			if err := p.reloadRoutes(ctx); err != nil {
-				p.cfg.Logger.WarnContext(ctx, "routes not read; those known stay", "error", err)
-				continue
-			}
-			open()
-			go p.recheckTunnels(ctx) // bounded by the lookups' deadlines; a second one does no harm
-		case hub.SessionsEnded, hub.TokenRevoked:
-			p.sessions.end(e.Sessions)
-			p.tunnels.cutSessions(e.Sessions, "you were signed out")
-		case hub.RouteChanged:
-			p.applyRoute(e.Key, e.Route)
-		}
+// drain lets requests finish, then tells the tunnels; each has time of its own, so that an endless
+// download takes none of theirs.
+func (p *Proxy) drain(ctx context.Context, server *http.Server) {
+	requests, done := context.WithTimeout(ctx, drainTimeout)
+	defer done()
+	if err := server.Shutdown(requests); err != nil {
+		server.Close() //nolint:errcheck // what did not finish is cut
 	}
-}
-
-func (p *Proxy) reloadRoutes(ctx context.Context) error {
-	next := map[hub.ServerKey]hub.Route{}
-	for r, err := range p.cfg.Routes.Routes(ctx) {
-		if err != nil {
-			return err
-		}
-		next[r.Key] = r
-	}
-	// A store that came back empty lost its routes; the hub restores them within seconds from what
-	// runs, and until then those known are as right as any.
-	if len(next) == 0 && p.routes.size() > 0 {
-		return errors.New("the store has no routes although some were known")
-	}
-	p.routes.replace(next)
-	return nil
-}
-
-func (p *Proxy) applyRoute(key hub.ServerKey, r *hub.Route) {
-	if r == nil {
-		p.routes.remove(key)
-		p.tunnels.cutRoute(key, 0, "the server was stopped")
-		return
-	}
-	p.routes.put(*r)
-	p.tunnels.cutRoute(key, r.Generation, "the server was started anew")
-}
-
-// recheckLoop looks again at the sessions of open tunnels, whose life may be over.
-func (p *Proxy) recheckLoop(ctx context.Context) {
-	tick := time.NewTicker(30 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			p.recheckTunnels(ctx)
-		}
-	}
-}
-
-func (p *Proxy) recheckTunnels(ctx context.Context) {
-	for _, h := range p.tunnels.sessions() {
-		_, err := p.sessions.get(ctx, h)
-		if err == nil || hub.KindOf(err) != hub.NotFound {
-			continue
-		}
-		if _, err := p.cfg.Tokens.Token(ctx, h); err != nil && hub.KindOf(err) == hub.NotFound {
-			p.tunnels.cutSessions([]hub.SecretHash{h}, "your session is over")
-		}
-	}
+	p.tunnels.cutAll(closeGoingAway, "the proxy is restarting")
+	tunnels, done := context.WithTimeout(ctx, tunnelsTimeout)
+	defer done()
+	p.tunnels.wait(tunnels)
 }
 
 // Handler serves one request after another.
 func (p *Proxy) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		rec := &recorder{ResponseWriter: w}
-		err := p.serve(rec, r)
-		if err != nil {
+		rec := newRecorder(w, r)
+		guardBody(rec, r)
+		err, abort := p.guarded(rec, r)
+		if err != nil && !abort {
 			p.refuse(rec, r, err)
 		}
+		rec.finish()
 		p.log(r, rec, time.Since(began), err)
+		if abort {
+			panic(http.ErrAbortHandler) // the connection is cut: half an answer must not pass for a whole one
+		}
 	})
+}
+
+// guarded serves a request and makes an error of a panic; abort tells that the answer can't be
+// ended well.
+func (p *Proxy) guarded(rec *recorder, r *http.Request) (err error, abort bool) { //nolint:revive,staticcheck // the error is the handler's, abort what to do about it
+	defer func() {
+		if v := recover(); v != nil {
+			err = p.panicked(r.Context(), v)
+			abort = rec.status != 0 || hub.KindOf(err) == hub.Canceled
+		}
+	}()
+	return p.serve(rec, r), false
 }
 
 const (
 	maxURL     = 8 << 10
-	maxHeaders = 100
+	maxHeaders = 100 // lines
 )
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	if len(r.RequestURI) > maxURL {
 		return &statusError{http.StatusRequestURITooLong, "the address is too long", "shorten it"}
 	}
-	if len(r.Header) > maxHeaders {
+	lines := 0
+	for _, values := range r.Header {
+		lines += len(values)
+	}
+	if lines > maxHeaders {
 		return &statusError{http.StatusRequestHeaderFieldsTooLarge, "there are too many headers", "send fewer"}
 	}
 	path, err := canonical(r.URL)

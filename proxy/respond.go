@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -90,35 +92,23 @@ func sentence(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
-// recorder knows what was answered, for the log.
-type recorder struct {
-	http.ResponseWriter
-	status int
-	bytes  int64
-}
-
-// WriteHeader implements [http.ResponseWriter].
-func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 || r.status < 200 {
-		r.status = status
+// panicked is the error of a panic, which is logged where it happened; the server's own way to end
+// a request is no fault.
+func (p *Proxy) panicked(ctx context.Context, v any) error {
+	if cause, ok := v.(error); ok && errors.Is(cause, http.ErrAbortHandler) {
+		return hub.Errorf(hub.Canceled, "forward", "the answer ended before its end")
 	}
-	r.ResponseWriter.WriteHeader(status)
+	p.cfg.Logger.ErrorContext(ctx, "panic", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+	return hub.Errorf(hub.Internal, "serve", "a panic")
 }
 
-// Write implements [http.ResponseWriter].
-func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
-	n, err := r.ResponseWriter.Write(b)
-	r.bytes += int64(n)
-	return n, err
-}
+// maxLogged caps what a stranger can make us write to the log.
+const maxLogged = 300
 
-// Unwrap lets http.ResponseController reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+func cut(s string) string { return s[:min(len(s), maxLogged)] }
 
 // log writes one event per request. Successful reads are at debug: JupyterLab polls by the thousand.
+// Queries are left out: they can hold tickets.
 func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error) {
 	level := slog.LevelDebug
 	switch {
@@ -131,7 +121,7 @@ func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error)
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Int("status", w.status),
+		slog.String("method", cut(r.Method)), slog.String("host", cut(r.Host)), slog.String("path", cut(r.URL.Path)), slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes), slog.Duration("took", took), slog.String("client", p.client(r).String()),
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,10 +9,18 @@ import (
 	"carrel/hub"
 )
 
+// missingGrace is how long a route is kept that a reading of the store lacks. A store that lost its
+// routes gets them back from the hub within seconds, one after another; a stop that was missed is
+// over by then, and no address is given to another server for ten minutes.
+const missingGrace = time.Minute
+
 // routeTable is copy-on-write: a request reads it without a lock.
 type routeTable struct {
-	mu  sync.Mutex // writers
 	now atomic.Pointer[map[hub.ServerKey]*route]
+
+	mu      sync.Mutex                  // writers, and what follows
+	changed map[hub.ServerKey]bool      // by events since the store began to be read; nil: it is not
+	missing map[hub.ServerKey]time.Time // since when the store lacks them
 }
 
 // route is one server's, with when a person last used it, in unix nanoseconds.
@@ -32,40 +41,85 @@ func (t *routeTable) all() map[hub.ServerKey]*route {
 
 func (t *routeTable) get(key hub.ServerKey) *route { return t.all()[key] }
 func (t *routeTable) known(key hub.ServerKey) bool { return t.all()[key] != nil }
-func (t *routeTable) size() int                    { return len(t.all()) }
-func (t *routeTable) put(r hub.Route)              { t.change(func(m map[hub.ServerKey]*route) { set(m, r) }) }
-func (t *routeTable) remove(key hub.ServerKey) {
-	t.change(func(m map[hub.ServerKey]*route) { delete(m, key) })
-}
-func set(m map[hub.ServerKey]*route, r hub.Route) {
-	if old := m[r.Key]; old != nil && old.Route == r {
-		return
-	}
-	m[r.Key] = &route{Route: r}
-}
 
-// replace makes the table that of the store, keeping what is unchanged with its activity.
-func (t *routeTable) replace(next map[hub.ServerKey]hub.Route) {
-	t.change(func(m map[hub.ServerKey]*route) {
-		for key := range m {
-			if _, stays := next[key]; !stays {
-				delete(m, key)
-			}
-		}
-		for _, r := range next {
-			set(m, r)
-		}
-	})
-}
-
-func (t *routeTable) change(do func(map[hub.ServerKey]*route)) {
+// apply takes what an event says of one server, nil for no route, and returns the route that it
+// replaces.
+func (t *routeTable) apply(key hub.ServerKey, r *hub.Route) *route {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.all()
-	next := make(map[hub.ServerKey]*route, len(old)+1)
-	for k, v := range old {
-		next[k] = v
+	if t.changed != nil {
+		t.changed[key] = true
 	}
-	do(next)
+	delete(t.missing, key)
+	next := maps.Clone(t.all())
+	if next == nil {
+		next = map[hub.ServerKey]*route{}
+	}
+	old := set(next, key, r)
+	if old != nil || r != nil {
+		t.now.Store(&next)
+	}
+	return old
+}
+
+// set writes one entry and returns what it replaces; an equal one stays, with its activity.
+func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
+	old := m[key]
+	switch {
+	case r == nil:
+		delete(m, key)
+		return old
+	case old != nil && old.Route == *r:
+		return nil
+	}
+	m[key] = &route{Route: *r}
+	if old != nil {
+		m[key].used.Store(old.used.Load())
+	}
+	return old
+}
+
+// reading tells that the store is about to be read: what events say from now on is newer.
+func (t *routeTable) reading() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = map[hub.ServerKey]bool{}
+}
+
+// replace makes the table that of the store as it was read, and returns the routes that went.
+func (t *routeTable) replace(read map[hub.ServerKey]hub.Route, now time.Time) []*route {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next, missing := maps.Clone(t.all()), map[hub.ServerKey]time.Time{}
+	if next == nil {
+		next = map[hub.ServerKey]*route{}
+	}
+	var gone []*route
+	drop := func(old *route) {
+		if old != nil {
+			gone = append(gone, old)
+		}
+	}
+	for key := range next {
+		if _, there := read[key]; there || t.changed[key] {
+			continue
+		}
+		since, again := t.missing[key]
+		if !again {
+			since = now
+		}
+		if now.Sub(since) >= missingGrace {
+			drop(set(next, key, nil))
+			continue
+		}
+		missing[key] = since
+	}
+	for key, r := range read {
+		if !t.changed[key] {
+			drop(set(next, key, &r))
+		}
+	}
+	t.changed, t.missing = nil, missing
 	t.now.Store(&next)
+	return gone
 }

@@ -1,0 +1,130 @@
+package proxy
+
+import (
+	"context"
+	"time"
+
+	"carrel/hub"
+)
+
+const (
+	recheckEvery = 30 * time.Second
+	routesEvery  = 30 * time.Second
+	routesWithin = 10 * time.Second
+	routesRetry  = 500 * time.Millisecond
+)
+
+// followEvents keeps routes, sessions and tokens true. Nothing in it waits for the store or for a
+// client, so that a sign-out is never behind something slow.
+func (p *Proxy) followEvents(ctx context.Context) {
+	for e := range p.cfg.Events.Subscribe(ctx) {
+		switch e.Kind {
+		case hub.Reset:
+			p.sessions.expire()
+			p.tokens.expire()
+			ask(p.reload)
+			ask(p.recheck)
+		case hub.SessionsEnded, hub.TokenRevoked:
+			p.sessions.end(e.Sessions)
+			p.tokens.end(e.Sessions)
+			p.tunnels.cutSessions(e.Sessions, "you were signed out")
+		case hub.RouteChanged:
+			if old := p.routes.apply(e.Key, e.Route); old != nil {
+				p.leave(old)
+			}
+		case hub.ServerChanged:
+		}
+	}
+}
+
+// ask wakes a loop; one that is asked already needs no second time.
+func ask(loop chan struct{}) {
+	select {
+	case loop <- struct{}{}:
+	default:
+	}
+}
+
+// leave ends what still goes by a route that is no more.
+func (p *Proxy) leave(old *route) {
+	reason := "the server was stopped"
+	now := p.routes.get(old.Key)
+	if now != nil {
+		reason = "the server was started anew"
+	}
+	if now == nil || now.Endpoint != old.Endpoint {
+		p.pools.drop(old.Endpoint)
+	}
+	p.tunnels.cutRoute(old.Key, now, reason)
+}
+
+// routesLoop reads the routes after each reconnection, until that succeeds, and now and then: what
+// an event that got lost would have said is noticed so. ready is called after the first reading.
+func (p *Proxy) routesLoop(ctx context.Context, ready func()) {
+	again := time.NewTimer(routesEvery)
+	defer again.Stop()
+	again.Stop() // before the first reconnection an event could be missed
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.reload:
+		case <-again.C:
+		}
+		if err := p.readRoutes(ctx); err != nil {
+			p.cfg.Logger.WarnContext(ctx, "routes not read; those known stay", "error", err)
+			again.Reset(routesRetry)
+			continue
+		}
+		ready()
+		again.Reset(routesEvery)
+	}
+}
+
+func (p *Proxy) readRoutes(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, routesWithin)
+	defer done()
+	p.routes.reading()
+	read := map[hub.ServerKey]hub.Route{}
+	for r, err := range p.cfg.Routes.Routes(ctx) {
+		if err != nil {
+			return err
+		}
+		read[r.Key] = r
+	}
+	for _, old := range p.routes.replace(read, time.Now()) {
+		p.leave(old)
+	}
+	return nil
+}
+
+// recheckLoop looks again at the sessions of open tunnels, whose life may be over, and tidies up.
+func (p *Proxy) recheckLoop(ctx context.Context) {
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.recheck:
+		case now := <-tick.C:
+			p.sessions.sweep(now)
+			p.tokens.sweep(now)
+		}
+		p.recheckTunnels(ctx)
+	}
+}
+
+// recheckTunnels cuts the tunnels whose session or token is over. With the store away nothing can
+// be told, and nobody can be signed out: they stay.
+func (p *Proxy) recheckTunnels(ctx context.Context) {
+	for _, who := range p.tunnels.credentials() {
+		live, err := p.live(ctx, who)
+		if err != nil || ctx.Err() != nil {
+			return
+		}
+		if !live {
+			p.tunnels.cutSessions([]hub.SecretHash{who.hash}, "your session is over")
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package proxy
+
+import (
+	"net/http"
+	"time"
+)
+
+// takeWithin is how long a client may take nothing of an answer. Browsers let a paused download
+// wait, so that it is long; what waits is one buffer and one connection.
+const takeWithin = 2 * time.Minute
+
+// recorder knows what was answered, and gives up on a client that does not take it.
+type recorder struct {
+	http.ResponseWriter
+	conn   *http.ResponseController
+	close  bool // the connection ends with this answer
+	status int
+	bytes  int64
+}
+
+func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
+	return &recorder{
+		ResponseWriter: w, conn: http.NewResponseController(w),
+		// net/http hides whether there was a Content-Length beside Transfer-Encoding, of which two
+		// parsers may make two requests; whatever follows such a body is not read (RFC 9112, section 6.1).
+		close: r.ProtoMajor == 1 && len(r.TransferEncoding) > 0,
+	}
+}
+
+// WriteHeader implements [http.ResponseWriter]. A server's informational answers end here: they
+// have not been cleaned, and "100 Continue" is net/http's own to give.
+func (w *recorder) WriteHeader(status int) {
+	if status < 200 {
+		return
+	}
+	if w.status == 0 {
+		w.status = status
+	}
+	if w.close {
+		w.Header().Set("Connection", "close")
+	}
+	w.extend()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (w *recorder) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.extend()
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// finish leaves time for what net/http still has to flush.
+func (w *recorder) finish() {
+	if w.status != http.StatusSwitchingProtocols {
+		w.extend()
+	}
+}
+
+func (w *recorder) extend() { _ = w.conn.SetWriteDeadline(time.Now().Add(takeWithin)) } // not every writer has one
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"context"
+	"sync"
+
+	"carrel/hub"
+)
+
+// maxTunnels is how many websockets one session or token may have open; a browser opens 255 at most.
+const maxTunnels = 300
+
+// credential is what a tunnel was opened with.
+type credential struct {
+	hash    hub.SecretHash
+	byToken bool
+}
+
+// tunnels are the open ones, by session or token and by server.
+type tunnels struct {
+	mu       sync.Mutex
+	byWho    map[credential]map[*live]bool
+	byServer map[hub.ServerKey]map[*live]bool
+	gone     sync.Cond
+	n        int
+	over     bool // no more come in
+}
+
+// full tells whether a session has as many as it may.
+func (s *tunnels) full(h hub.SecretHash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byWho[credential{h, false}])+len(s.byWho[credential{h, true}]) >= maxTunnels
+}
+
+// add takes a tunnel in, unless all have been told that we go away.
+func (s *tunnels) add(t *live) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return false
+	}
+	if s.byWho == nil {
+		s.byWho, s.byServer = map[credential]map[*live]bool{}, map[hub.ServerKey]map[*live]bool{}
+		s.gone.L = &s.mu
+	}
+	put(s.byWho, t.who, t)
+	put(s.byServer, t.route.Key, t)
+	s.n++
+	return true
+}
+
+func put[K comparable](index map[K]map[*live]bool, key K, t *live) {
+	if index[key] == nil {
+		index[key] = map[*live]bool{}
+	}
+	index[key][t] = true
+}
+
+func (s *tunnels) remove(t *live) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	drop(s.byWho, t.who, t)
+	drop(s.byServer, t.route.Key, t)
+	s.n--
+	s.gone.Broadcast()
+}
+
+func drop[K comparable](index map[K]map[*live]bool, key K, t *live) {
+	if delete(index[key], t); len(index[key]) == 0 {
+		delete(index, key)
+	}
+}
+
+// credentials are those that tunnels are open with.
+func (s *tunnels) credentials() []credential {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]credential, 0, len(s.byWho))
+	for c := range s.byWho {
+		list = append(list, c)
+	}
+	return list
+}
+
+func (s *tunnels) cutSessions(hashes []hub.SecretHash, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range hashes {
+		for _, byToken := range []bool{false, true} {
+			for t := range s.byWho[credential{h, byToken}] {
+				t.cut(closePolicy, reason)
+			}
+		}
+	}
+}
+
+// cutRoute ends the tunnels to a server that do not lead where its route now does; nil for nowhere.
+func (s *tunnels) cutRoute(key hub.ServerKey, now *route, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t := range s.byServer[key] {
+		if !t.follows(now) {
+			t.cut(closeGoingAway, reason)
+		}
+	}
+}
+
+// cutAll ends every tunnel, and lets no other in.
+func (s *tunnels) cutAll(code uint16, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	for _, m := range s.byServer {
+		for t := range m {
+			t.cut(code, reason)
+		}
+	}
+}
+
+// wait waits until no tunnel is open, or ctx ends; then those left are cut off.
+func (s *tunnels) wait(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, m := range s.byServer {
+			for t := range m {
+				t.close()
+			}
+		}
+	})
+	defer stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.n > 0 {
+		s.gone.Wait()
+	}
+}
