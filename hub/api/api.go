@@ -6,6 +6,9 @@
 // the hub's own origin. It refuses to own any rule: who may do what is hub.Principal's, what a
 // start does is hub.Manager's. As JupyterHub does, it answers 403 and not 401 to a bad token,
 // since its clients take 401 for a fault of the hub.
+//
+// Where it means to differ from JupyterHub: a start is idempotent (no 400 for a server that runs),
+// unknown fields are refused, and only a person manages their tokens, an administrator does not.
 package api
 
 import (
@@ -15,11 +18,15 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"mime"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/httpx"
 )
 
 // Version is the version of JupyterHub's API that this one follows.
@@ -52,8 +59,9 @@ type Config struct {
 
 // API serves the routes.
 type API struct {
-	cfg Config
-	mux *http.ServeMux
+	cfg  Config
+	mux  *http.ServeMux
+	none http.Handler // for paths that mux would redirect
 }
 
 // New checks the configuration and mounts the routes; it starts nothing.
@@ -78,13 +86,13 @@ func New(cfg Config) (*API, error) {
 		"GET /users/{name}/servers/{server}/progress": a.authed(a.progress),
 		"GET /users/{name}/tokens":                    a.authed(a.listTokens),
 		"POST /users/{name}/tokens":                   a.authed(a.createToken),
+		"GET /users/{name}/tokens/{id}":               a.authed(a.getToken),
 		"DELETE /users/{name}/tokens/{id}":            a.authed(a.deleteToken),
-		"/": func(http.ResponseWriter, *http.Request) error {
-			return hub.Errorf(hub.NotFound, "api", "there is no such call")
-		},
+		"/":                                           a.nothing,
 	} {
 		a.mux.Handle(pattern, cfg.Wrap(h))
 	}
+	a.none = cfg.Wrap(func(http.ResponseWriter, *http.Request) error { return errNoCall })
 	return a, nil
 }
 
@@ -93,13 +101,37 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-JupyterHub-Version", Version)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if p := r.URL.Path; p != "/" && path.Clean(p) != strings.TrimSuffix(p, "/") {
+		a.none.ServeHTTP(w, r) // the mux would answer a path with two readings by a redirect
+		return
+	}
 	a.mux.ServeHTTP(w, r)
+}
+
+var errNoCall = hub.Errorf(hub.NotFound, "api", "there is no such call")
+
+// nothing answers what no route takes.
+func (a *API) nothing(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := a.mux.Handler(probe); strings.Contains(pattern, " ") {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		return errNoCall
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return &httpx.Failure{Status: http.StatusMethodNotAllowed, Err: hub.Errorf(hub.Invalid, "api", "this call takes %s only", strings.Join(allowed, " and "))}
 }
 
 // caller is who makes a call.
 type caller struct {
 	hub.Principal
-	user hub.User
+
+	user    hub.User
+	tokenID string // "" for a session
 }
 
 // authed finds the caller before h runs; nobody gets further without one.
@@ -129,8 +161,15 @@ func (a *API) caller(r *http.Request) (caller, error) {
 		if err != nil || user.ID != tok.UserID || !tok.Live(time.Now()) {
 			return caller{}, orNobody(err)
 		}
-		return caller{tok.Principal(user), user}, nil
+		who := tok.Principal(user)
+		who.Scopes = expand(who.Scopes)
+		return caller{who, user, tok.ID}, nil
 	}
+	return a.visitor(r)
+}
+
+// visitor is the caller by a page of the hub's.
+func (a *API) visitor(r *http.Request) (caller, error) {
 	cookie, err := r.Cookie(a.cfg.Origins.Cookie(hub.CookieSession))
 	if err != nil {
 		return caller{}, errNobody
@@ -138,31 +177,37 @@ func (a *API) caller(r *http.Request) (caller, error) {
 	if !a.fromOwnPage(r) {
 		return caller{}, &hub.Error{Kind: hub.Forbidden, Op: "authenticate call", Message: "this call came from another site's page", Remedy: "use a token"}
 	}
-	s, err := a.cfg.Sessions.Session(ctx, hub.NewSecret(cookie.Value).Hash())
+	s, err := a.cfg.Sessions.Session(r.Context(), hub.NewSecret(cookie.Value).Hash())
 	if err != nil {
 		return caller{}, orNobody(err)
 	}
 	if s.Host != "" || !s.Live(time.Now()) {
 		return caller{}, errNobody
 	}
-	user, err := a.cfg.Users.User(ctx, s.User)
-	if err != nil {
+	user, err := a.cfg.Users.User(r.Context(), s.User)
+	if err != nil || user.ID != s.UserID {
 		return caller{}, orNobody(err)
 	}
-	return caller{s.Principal(), user}, nil
+	return caller{s.Principal(), user, ""}, nil
 }
 
 // fromOwnPage tells whether a cookie-bearing call is made by a page of the hub's own origin:
-// notebooks are same-site with it, so the cookie alone proves nothing.
+// notebooks are same-site with it, so the cookie alone proves nothing. What a form of any site could
+// send is not taken either.
 func (a *API) fromOwnPage(r *http.Request) bool {
-	if origin := r.Header.Get("Origin"); origin != "" {
-		return origin == a.cfg.Origins.HubOrigin()
+	origin, site := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
+	if origin != "" && origin != a.cfg.Origins.HubOrigin() {
+		return false
 	}
-	site := r.Header.Get("Sec-Fetch-Site")
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return site == "" || site == "same-origin" || site == "none"
 	}
-	return site == "same-origin"
+	if site != "" && site != "same-origin" || site == "" && origin == "" {
+		return false
+	}
+	form := r.Header.Get("Content-Type")
+	kind, _, err := mime.ParseMediaType(form)
+	return form == "" || err == nil && kind == "application/json"
 }
 
 // orNobody keeps a store that can't be reached apart from a credential that is not known.
@@ -173,15 +218,39 @@ func orNobody(err error) error {
 	return errNobody
 }
 
-// target parses the path's server and checks that the caller may do scope to it. What is another's
-// is 404 to those who may not know of it.
-func (c caller) target(r *http.Request, scope hub.Scope) (hub.ServerKey, error) {
+// scopeActivity is JupyterHub's for what a single-user server reports.
+const scopeActivity hub.Scope = "users:activity"
+
+// held are the scopes that an administrator's scope holds, as at JupyterHub.
+var held = map[string][]hub.Scope{
+	string(hub.ScopeAdminUsers): {hub.ScopeReadUsers, scopeActivity}, string(hub.ScopeAdminServers): {hub.ScopeServers},
+}
+
+// expand adds to scopes what they hold, with the same filter.
+func expand(scopes []hub.Scope) []hub.Scope {
+	all := append([]hub.Scope{}, scopes...)
+	for _, s := range scopes {
+		plain, filter, filtered := strings.Cut(string(s), "!")
+		for _, h := range held[plain] {
+			if filtered {
+				h += hub.Scope("!" + filter)
+			}
+			all = append(all, h)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// target parses the path's server and checks that the caller may do any of scopes to it. What is
+// another's is the same 403 whether it is there or not.
+func (c caller) target(r *http.Request, scopes ...hub.Scope) (hub.ServerKey, error) {
 	key, err := hub.ParseServerKey(r.PathValue("name"), r.PathValue("server"))
 	if err != nil {
 		return hub.ServerKey{}, err
 	}
-	if !c.Can(scope, key.User) {
-		return hub.ServerKey{}, &hub.Error{Kind: hub.Forbidden, Op: "authorise call", Message: "your credentials do not allow this", Remedy: "use a token with the scope " + string(scope)}
+	if !slices.ContainsFunc(scopes, func(s hub.Scope) bool { return c.Can(s, key.User) }) {
+		return hub.ServerKey{}, &hub.Error{Kind: hub.Forbidden, Op: "authorise call", Message: "your credentials do not allow this", Remedy: "use a token with the scope " + string(scopes[0])}
 	}
 	return key, nil
 }
@@ -195,15 +264,34 @@ func reply(w http.ResponseWriter, status int, body any) error {
 	return nil
 }
 
-// decode reads an optional JSON object, strictly.
-func decode(r *http.Request, into any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+// decode reads an optional JSON object, strictly: 400 for what is no JSON, 413 for too much of it,
+// 422 for fields that the call does not take.
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
-	if err == nil || errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	return &hub.Error{Kind: hub.Invalid, Op: "read body", Field: "body", Message: "the body is not the JSON object that this call takes: " + err.Error(), Remedy: "see the API's documentation"}
+	if err == nil {
+		if err = dec.Decode(&struct{}{}); errors.Is(err, io.EOF) {
+			return nil
+		}
+		err = errors.Join(&json.SyntaxError{}, err) // more than one value
+	}
+	fault := &hub.Error{Kind: hub.Invalid, Op: "read body", Field: "body", Message: "the body is not the JSON object that this call takes", Remedy: "see the API's documentation", Err: err}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		fault.Message, fault.Remedy = "the body is too large", "send at most 64 KiB"
+		return &httpx.Failure{Status: http.StatusRequestEntityTooLarge, Err: fault}
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok || errors.Is(err, io.ErrUnexpectedEOF) {
+		fault.Message = "the body is no JSON"
+		return &httpx.Failure{Status: http.StatusBadRequest, Err: fault}
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+		fault.Field, fault.Message = wrong.Field, wrong.Field+" has a value of the wrong type or out of range"
+	}
+	return fault
 }
 
 func (a *API) version(w http.ResponseWriter, _ *http.Request) error {

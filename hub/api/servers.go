@@ -1,13 +1,16 @@
 package api
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/httpx"
 )
 
 // serverModel is JupyterHub's "Server".
@@ -36,7 +39,15 @@ type userModel struct {
 	Created      time.Time              `json:"created"`
 	LastActivity *time.Time             `json:"last_activity"`
 	Servers      map[string]serverModel `json:"servers"`
-	Scopes       []hub.Scope            `json:"scopes,omitempty"` // whoami only
+}
+
+// selfModel is what whoami answers.
+type selfModel struct {
+	userModel
+
+	Scopes    []hub.Scope `json:"scopes"`
+	TokenID   *string     `json:"token_id"`   // null for a session
+	SessionID *string     `json:"session_id"` // null: ours are nobody's business
 }
 
 func (a *API) server(s hub.Server, last time.Time) serverModel {
@@ -86,8 +97,10 @@ func (a *API) activities(r *http.Request) (map[hub.ServerKey]time.Time, error) {
 	return last, nil
 }
 
-// people makes the models of users, with their servers where want says so.
+// people makes the models of users with their servers, as JupyterHub those that are stopped only
+// when asked for.
 func (a *API) people(r *http.Request, users []hub.User) ([]userModel, error) {
+	stopped := r.URL.Query().Has("include_stopped_servers")
 	last, err := a.activities(r)
 	if err != nil {
 		return nil, err
@@ -104,7 +117,7 @@ func (a *API) people(r *http.Request, users []hub.User) ([]userModel, error) {
 			return nil, err
 		}
 		m := index[s.Key.User]
-		if m == nil || !s.Phase.Active() {
+		if m == nil || !s.Phase.Active() && !stopped {
 			continue
 		}
 		sm := a.server(s, last[s.Key])
@@ -124,11 +137,17 @@ func (a *API) whoami(w http.ResponseWriter, r *http.Request, c caller) error {
 	if err != nil {
 		return err
 	}
-	models[0].Scopes = c.Scopes
-	if c.Scopes == nil {
-		models[0].Scopes = []hub.Scope{hub.ScopeSelf}
+	self := selfModel{userModel: models[0], Scopes: c.Scopes}
+	if c.tokenID != "" {
+		self.TokenID = &c.tokenID
 	}
-	return reply(w, http.StatusOK, models[0])
+	if c.Scopes == nil {
+		self.Scopes = []hub.Scope{hub.ScopeSelf}
+		if c.Admin {
+			self.Scopes = expand([]hub.Scope{hub.ScopeSelf, hub.ScopeAccessServers, hub.ScopeAdminServers, hub.ScopeAdminUsers})
+		}
+	}
+	return reply(w, http.StatusOK, self)
 }
 
 func (a *API) getUser(w http.ResponseWriter, r *http.Request, c caller) error {
@@ -150,37 +169,35 @@ func (a *API) getUser(w http.ResponseWriter, r *http.Request, c caller) error {
 const (
 	pageDefault = 50
 	pageMax     = 200
+	pageType    = "application/jupyterhub-pagination+json"
 )
 
-// listUsers answers an administrator with a page of people, by offset and limit.
+// listUsers answers an administrator with a page of people, by offset and limit, of those whose name
+// holds name_filter and whose servers are in state.
 func (a *API) listUsers(w http.ResponseWriter, r *http.Request, c caller) error {
-	if !c.Admin || !c.Can(hub.ScopeReadUsers, c.User) {
-		return &hub.Error{Kind: hub.Forbidden, Op: "list users", Message: "only administrators may list people"}
+	if !c.Admin || c.Scopes != nil && !slices.Contains(c.Scopes, hub.ScopeReadUsers) {
+		return &hub.Error{Kind: hub.Forbidden, Op: "list users", Message: "only administrators may list people", Remedy: "use an administrator's token with the scope read:users"}
 	}
-	offset, err := queryInt(r, "offset", 0, 1<<31-1)
+	offset, err := queryInt(r, "offset", 0, 0, 1<<31-1)
 	if err != nil {
 		return err
 	}
-	limit, err := queryInt(r, "limit", pageDefault, pageMax)
+	paged := strings.Contains(r.Header.Get("Accept"), pageType)
+	most := pageMax
+	if paged {
+		most = pageDefault
+	}
+	limit, err := queryInt(r, "limit", most, 1, pageMax)
 	if err != nil {
 		return err
 	}
-	users := make([]hub.User, 0, limit)
-	i := 0
-	for u, err := range a.cfg.Users.Users(r.Context()) {
-		if err != nil {
-			return err
-		}
-		if i >= offset && len(users) < limit {
-			users = append(users, u)
-		}
-		i++
-	}
-	models, err := a.people(r, users)
+	models, err := a.selected(r)
 	if err != nil {
 		return err
 	}
-	if r.Header.Get("Accept") != "application/jupyterhub-pagination+json" {
+	total := len(models)
+	models = models[min(offset, total):min(offset+limit, total)]
+	if !paged {
 		return reply(w, http.StatusOK, models)
 	}
 	type position struct {
@@ -189,31 +206,64 @@ func (a *API) listUsers(w http.ResponseWriter, r *http.Request, c caller) error 
 		Total  int `json:"total"`
 		Next   any `json:"next"`
 	}
-	p := position{Offset: offset, Limit: limit, Total: i}
-	if next := offset + limit; next < i {
-		p.Next = map[string]any{"offset": next, "limit": limit, "url": a.cfg.Origins.HubURL(fmt.Sprintf("api/users?offset=%d&limit=%d", next, limit))}
+	p := position{Offset: offset, Limit: limit, Total: total}
+	if next := offset + limit; next < total {
+		q := r.URL.Query()
+		q.Set("offset", strconv.Itoa(next))
+		q.Set("limit", strconv.Itoa(limit))
+		p.Next = map[string]any{"offset": next, "limit": limit, "url": a.cfg.Origins.HubURL("api/users?" + q.Encode())}
 	}
 	return reply(w, http.StatusOK, map[string]any{"items": models, "_pagination": p})
 }
 
-func queryInt(r *http.Request, name string, otherwise, most int) (int, error) {
+// selected are the models of those whom a listing asks for, by name.
+func (a *API) selected(r *http.Request) ([]userModel, error) {
+	query := r.URL.Query()
+	state, name := query.Get("state"), query.Get("name_filter")
+	if state != "" && state != "active" && state != "inactive" && state != "ready" {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "list users", Field: "state", Message: "there is no such state", Remedy: "use active, inactive or ready"}
+	}
+	users := []hub.User{}
+	for u, err := range a.cfg.Users.Users(r.Context()) {
+		if err != nil {
+			return nil, err
+		}
+		if strings.Contains(u.Name.String(), name) {
+			users = append(users, u)
+		}
+	}
+	models, err := a.people(r, users)
+	if err != nil || state == "" {
+		return models, err
+	}
+	return slices.DeleteFunc(models, func(m userModel) bool {
+		active, ready := false, false
+		for _, s := range m.Servers {
+			active, ready = active || !s.Stopped, ready || s.Ready
+		}
+		return state == "active" && !active || state == "inactive" && active || state == "ready" && !ready
+	}), nil
+}
+
+// queryInt reads a number of the query; one that is over most counts as most.
+func queryInt(r *http.Request, name string, otherwise, least, most int) (int, error) {
 	text := r.URL.Query().Get(name)
 	if text == "" {
 		return otherwise, nil
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, &hub.Error{Kind: hub.Invalid, Op: "read query", Field: name, Message: name + " is no number from 0 on", Remedy: "leave it out, or give a number"}
+	if err != nil || n < least {
+		return 0, &hub.Error{Kind: hub.Invalid, Op: "read query", Field: name, Message: fmt.Sprintf("%s is no whole number from %d on", name, least), Remedy: "leave it out, or give a number"}
 	}
 	return min(n, most), nil
 }
 
 func (a *API) getServer(w http.ResponseWriter, r *http.Request, c caller) error {
-	key, err := c.target(r, hub.ScopeReadUsers)
+	key, err := c.target(r, hub.ScopeReadUsers, hub.ScopeServers)
 	if err != nil {
 		return err
 	}
-	s, err := a.cfg.Servers.Server(r.Context(), key)
+	s, err := a.existing(r.Context(), key)
 	if err != nil {
 		return err
 	}
@@ -222,6 +272,18 @@ func (a *API) getServer(w http.ResponseWriter, r *http.Request, c caller) error 
 		return err
 	}
 	return reply(w, http.StatusOK, a.server(s, last[key]))
+}
+
+// existing is a server of a person who is known here; a named one must have been started before.
+func (a *API) existing(ctx context.Context, key hub.ServerKey) (hub.Server, error) {
+	if _, err := a.cfg.Users.User(ctx, key.User); err != nil {
+		return hub.Server{}, err
+	}
+	s, err := a.cfg.Servers.Server(ctx, key)
+	if err == nil && s.Generation == 0 && key.Server.String() != "" {
+		return s, hub.Errorf(hub.NotFound, "find server", "there is no such server")
+	}
+	return s, err
 }
 
 // startServer answers 201 when the server is up and 202 while it starts; unlike JupyterHub's it is
@@ -235,7 +297,7 @@ func (a *API) startServer(w http.ResponseWriter, r *http.Request, c caller) erro
 		Profile   string `json:"profile"`
 		SafeStart bool   `json:"safe_start"`
 	}
-	if err := decode(r, &options); err != nil {
+	if err := decode(w, r, &options); err != nil {
 		return err
 	}
 	s, err := a.cfg.Servers.Start(r.Context(), hub.StartRequest{Key: key, By: c.Principal, Profile: options.Profile, SafeStart: options.SafeStart})
@@ -254,6 +316,15 @@ func (a *API) stopServer(w http.ResponseWriter, r *http.Request, c caller) error
 	if err != nil {
 		return err
 	}
+	var body struct {
+		Remove bool `json:"remove"` // JupyterHub's; a stopped server leaves nothing here that could be removed
+	}
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	if _, err := a.existing(r.Context(), key); err != nil {
+		return err
+	}
 	s, err := a.cfg.Servers.Stop(r.Context(), key, "stopped by "+c.User.String())
 	if err != nil {
 		return err
@@ -265,9 +336,13 @@ func (a *API) stopServer(w http.ResponseWriter, r *http.Request, c caller) error
 	return nil
 }
 
-// postActivity is what a JupyterHub single-user server sends; times never go back, nor over now.
+// maxAhead is how far a server's clock may go before the hub's, as at JupyterHub.
+const maxAhead = 59 * time.Minute
+
+// postActivity is what a JupyterHub single-user server sends; times never go back, nor over now. Its
+// faults are 400, as its clients expect.
 func (a *API) postActivity(w http.ResponseWriter, r *http.Request, c caller) error {
-	key, err := c.target(r, "users:activity")
+	key, err := c.target(r, scopeActivity)
 	if err != nil {
 		return err
 	}
@@ -277,55 +352,39 @@ func (a *API) postActivity(w http.ResponseWriter, r *http.Request, c caller) err
 			LastActivity time.Time `json:"last_activity"`
 		} `json:"servers"`
 	}
-	if err := decode(r, &body); err != nil {
+	if err := decode(w, r, &body); err != nil {
 		return err
 	}
-	var acts []hub.Activity
+	bad := func(field, message, remedy string) error {
+		return &httpx.Failure{Status: http.StatusBadRequest, Err: &hub.Error{Kind: hub.Invalid, Op: "record activity", Field: field, Message: message, Remedy: remedy}}
+	}
+	now, acts := time.Now(), make([]hub.Activity, 0, len(body.Servers))
 	for name, s := range body.Servers {
 		k, err := hub.ParseServerKey(key.User.String(), name)
 		if err != nil {
+			return bad("servers", "this is no name of a server", "use the name that the server was started with")
+		}
+		known, err := a.existing(r.Context(), k)
+		if err != nil && hub.KindOf(err) != hub.NotFound {
 			return err
 		}
-		if s.LastActivity.After(time.Now().Add(59 * time.Minute)) {
-			return &hub.Error{Kind: hub.Invalid, Op: "record activity", Field: "last_activity", Message: "this activity lies in the future", Remedy: "set the server's clock"}
+		if err != nil || known.Generation == 0 {
+			return bad("servers", "there is no server of this name", "use the name that the server was started with")
+		}
+		if s.LastActivity.After(now.Add(maxAhead)) {
+			return bad("last_activity", "this activity lies in the future", "set the server's clock")
+		}
+		if s.LastActivity.After(now) {
+			s.LastActivity = now
 		}
 		acts = append(acts, hub.Activity{Key: k, Last: s.LastActivity})
+	}
+	if body.LastActivity.After(now.Add(maxAhead)) {
+		return bad("last_activity", "this activity lies in the future", "set the server's clock")
 	}
 	if err := a.cfg.Routes.RecordActivity(r.Context(), acts); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)
-	return nil
-}
-
-// progress is an event stream in JupyterHub's form, with Carrel's fields beside.
-func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
-	key, err := c.target(r, hub.ScopeReadUsers)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	rc := http.NewResponseController(w)
-	for p := range a.cfg.Servers.Progress(r.Context(), key) {
-		event := map[string]any{"progress": p.Percent, "message": p.Message, "step": p.Step}
-		switch {
-		case p.Done && p.Failed:
-			event["failed"], event["log"], event["remedy"] = true, p.Log, p.Remedy
-		case p.Done:
-			event["ready"], event["url"] = true, a.cfg.Origins.ServerPath(key)
-		case p.Place > 0:
-			event["place"] = p.Place
-		}
-		b, err := json.Marshal(event)
-		if err != nil {
-			return hub.Wrap(hub.Internal, "encode progress", err)
-		}
-		if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil {
-			return hub.Wrap(hub.Canceled, "send progress", err)
-		}
-		if err := rc.Flush(); err != nil {
-			return hub.Wrap(hub.Canceled, "send progress", err)
-		}
-	}
 	return nil
 }

@@ -1,0 +1,113 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"html"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"carrel/hub"
+)
+
+// event is one step of a start in JupyterHub's form, with Carrel's fields beside.
+type event struct {
+	Progress    int      `json:"progress"` // percent
+	Message     string   `json:"message"`
+	HTMLMessage string   `json:"html_message"` // the same, safe in a page
+	Ready       bool     `json:"ready,omitempty"`
+	Failed      bool     `json:"failed,omitempty"`
+	URL         string   `json:"url,omitempty"` // path, when ready
+	Step        string   `json:"step,omitempty"`
+	Place       int      `json:"place,omitempty"` // in the queue
+	Remedy      string   `json:"remedy,omitempty"`
+	Log         []string `json:"log,omitempty"` // the container's last lines, when failed
+}
+
+func (a *API) event(key hub.ServerKey, p hub.Progress) event {
+	e := event{Progress: p.Percent, Message: p.Message, Step: p.Step, HTMLMessage: html.EscapeString(p.Message)}
+	switch {
+	case p.Done && p.Failed:
+		e.Progress, e.Failed, e.Log, e.Remedy = 100, true, p.Log, p.Remedy
+	case p.Done:
+		e.Progress, e.Ready, e.URL = 100, true, a.cfg.Origins.ServerPath(key)
+		link := html.EscapeString(e.URL)
+		e.HTMLMessage = `Server ready at <a href="` + link + `">` + link + `</a>`
+	default:
+		e.Place = p.Place
+	}
+	return e
+}
+
+// keepAlive is how often a silent stream is written to, so that nothing between cuts it.
+const keepAlive = 8 * time.Second
+
+// progress is a stream of events (the HTML standard's server-sent events); it ends after the last
+// step, or when the caller goes away.
+func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
+	key, err := c.target(r, hub.ScopeReadUsers, hub.ScopeServers)
+	if err != nil {
+		return err
+	}
+	if _, err := a.existing(r.Context(), key); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	steps, wait := a.follow(r.Context(), key)
+	defer wait()
+	tick := time.NewTicker(keepAlive)
+	defer tick.Stop()
+	for text := ": progress\n\n"; ; {
+		if err := send(w, text); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+			text = ": still here\n\n"
+		case p, more := <-steps:
+			if !more {
+				return nil
+			}
+			b, err := json.Marshal(a.event(key, p))
+			if err != nil {
+				return hub.Wrap(hub.Internal, "encode progress", err)
+			}
+			text = "data: " + string(b) + "\n\n"
+		}
+	}
+}
+
+// send writes at once.
+func send(w http.ResponseWriter, text string) error {
+	if _, err := io.WriteString(w, text); err != nil {
+		return hub.Wrap(hub.Canceled, "send progress", err)
+	}
+	return hub.Wrap(hub.Canceled, "send progress", http.NewResponseController(w).Flush())
+}
+
+// follow makes a channel of the steps; the function returned ends and joins what fills it.
+func (a *API) follow(ctx context.Context, key hub.ServerKey) (<-chan hub.Progress, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	steps := make(chan hub.Progress)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(steps)
+		for p := range a.cfg.Servers.Progress(ctx, key) {
+			select {
+			case steps <- p:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return steps, func() {
+		cancel()
+		wg.Wait()
+	}
+}
