@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -113,17 +114,16 @@ func (c *proxyChild) Run(ctx context.Context) error {
 
 // once runs one child to its end.
 func (c *proxyChild) once(ctx context.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	read, write, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	var closeWrite = sync.OnceFunc(func() { write.Close() }) //nolint:errcheck // its end is the message
 	defer closeWrite()
-	cmd := exec.Command(self, childCommand) //nolint:gosec,noctx // our own binary; ended by hand so that it can drain
+	// Not by its path: the child's uid may have no way through the directories above it, and an upgrade
+	// may have put another version there.
+	cmd := exec.Command("/proc/self/exe", childCommand) //nolint:noctx // ended by hand so that it can drain
+	cmd.Args[0] = filepath.Base(os.Args[0])
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "GODEBUG=" + os.Getenv("GODEBUG")}
 	cmd.Dir = "/"

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,7 @@ import (
 )
 
 func main() {
+	redis.SetLogger(unheard{}) // what goes wrong is returned to us too, and logged once
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root().ExecuteContext(ctx)
 	stop()
@@ -31,6 +33,12 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// unheard is a log of the Redis library's that nobody reads.
+type unheard struct{}
+
+// Printf implements the library's logger.
+func (unheard) Printf(context.Context, string, ...any) {}
 
 // errTold is an error that was printed already.
 var errTold = errors.New("")

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"carrel/hub"
+	"carrel/hub/devidp"
 	"carrel/internal/redisserver"
 )
 
@@ -64,7 +65,8 @@ func childCommandOf() *cobra.Command {
 	return &cobra.Command{
 		Use: childCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			signal.Ignore(os.Interrupt) // the hub says when
+			signal.Ignore(os.Interrupt)                                   // the hub says when
+			_ = os.WriteFile("/proc/self/comm", []byte("carrel-proxy"), 0) // for ps and top
 			if err := dropPrivileges(); err != nil {
 				return err
 			}
@@ -164,7 +166,7 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 			return err
 		}
 		proxyStage.run(child.Run)
-		d.greet(ctx, parts)
+		proxyStage.run(func(ctx context.Context) error { return d.greet(ctx, parts.people) })
 	}
 	select {
 	case <-ctx.Done():
@@ -290,25 +292,21 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 }
 
 // greet prints where to go, once the proxy answers there.
-func (d *deployment) greet(ctx context.Context, parts *hubParts) {
-	health := "http://" + d.cfg.Listen[0] + d.origins.Base() + "carrel-health"
-	for range 200 {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, health, nil)
-		if err != nil || len(d.cfg.TLS.CertFile) > 0 {
-			break
+func (d *deployment) greet(ctx context.Context, people []devidp.Person) error {
+	for waited := 0; !d.proxyAnswers(ctx); waited++ {
+		if waited%500 == 499 {
+			fmt.Println("carrel: the proxy does not answer yet; its lines in the log say why")
 		}
-		if res, err := http.DefaultClient.Do(req); err == nil {
-			res.Body.Close() //nolint:errcheck // only whether it came
-			if res.StatusCode == http.StatusOK {
-				break
-			}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	fmt.Printf("\nCarrel is ready: %s\n", d.cfg.PublicURL)
-	if len(parts.people) > 0 {
+	if len(people) > 0 {
 		fmt.Printf("\nDemo people, for this machine only (also in %s):\n", d.state.demoUsers())
-		for _, p := range parts.people {
+		for _, p := range people {
 			role := ""
 			if p.Admin {
 				role = "  (administrator)"
@@ -317,4 +315,20 @@ func (d *deployment) greet(ctx context.Context, parts *hubParts) {
 		}
 	}
 	fmt.Println("\nCtrl-C stops Carrel and leaves notebooks running; carrel down removes them.")
+	return nil
+}
+
+// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, it
+// is asked for a connection only.
+func (d *deployment) proxyAnswers(ctx context.Context) bool {
+	ctx, done := context.WithTimeout(ctx, time.Second)
+	defer done()
+	if d.cfg.TLS.CertFile != "" {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
+		if err == nil {
+			c.Close() //nolint:errcheck // only whether it could
+		}
+		return err == nil
+	}
+	return d.answersAt(ctx, d.cfg.Listen[0])
 }

@@ -45,7 +45,30 @@ func (s state) prepare() error {
 			}
 		}
 	}
-	return nil
+	return s.checkWay()
+}
+
+// checkWay makes sure that the proxy, under a uid of its own, can reach its sockets: a state_dir
+// below a directory that is one person's alone, such as root's home, would hide them.
+func (s state) checkWay() error {
+	if os.Geteuid() != 0 || s.proxyGID == 0 {
+		return nil
+	}
+	for dir := filepath.Dir(s.run); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return hub.Wrap(hub.Internal, "look at directory", err)
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return &hub.Error{
+				Kind: hub.Invalid, Op: "check state_dir", Field: "state_dir", Message: "the proxy, which runs as another user, can't pass through " + dir,
+				Remedy: "choose a state_dir elsewhere, such as /var/lib/carrel, or let others pass: chmod o+x " + dir,
+			}
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }
 
 func (s state) secrets() string     { return filepath.Join(s.dir, "secrets") }
