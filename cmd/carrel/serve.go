@@ -65,7 +65,7 @@ func childCommandOf() *cobra.Command {
 	return &cobra.Command{
 		Use: childCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			signal.Ignore(os.Interrupt)                                   // the hub says when
+			signal.Ignore(os.Interrupt)                                    // the hub says when
 			_ = os.WriteFile("/proc/self/comm", []byte("carrel-proxy"), 0) // for ps and top
 			if err := dropPrivileges(); err != nil {
 				return err

@@ -182,10 +182,14 @@ func command(w wants) strslice.StrSlice {
 	case w.image.kernel:
 		return nil
 	}
-	return strslice.StrSlice{
+	args := strslice.StrSlice{
 		"jupyter", "lab", "--ServerApp.ip=0.0.0.0", "--ServerApp.port=" + strconv.Itoa(port), "--ServerApp.port_retries=0",
 		"--ServerApp.open_browser=False", "--ServerApp.allow_remote_access=True", "--ServerApp.trust_xheaders=True",
 		"--ServerApp.base_url=" + w.spec.BasePath, "--ServerApp.default_url=" + w.spec.DefaultURL,
 		"--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
 	}
+	if w.spec.Home != "" {
+		args = append(args, "--ServerApp.root_dir="+w.spec.Home) // whatever the image's working directory is
+	}
+	return args
 }
