@@ -386,7 +386,7 @@ func (d *Driver) List(ctx context.Context) iter.Seq2[hub.Status, error] {
 const inspectAtOnce = 8
 
 func (d *Driver) list(ctx context.Context) ([]hub.Status, error) {
-	ctx, done := context.WithTimeout(ctx, 3*callTimeout)
+	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	servers, err := d.ours(ctx)
 	if err != nil {
