@@ -206,6 +206,9 @@ func stopsEarly[T any](t *testing.T, seq iter.Seq2[T, error]) {
 // patience bounds every wait of the suites; it is only ever used up by a fault.
 const patience = 20 * time.Second
 
+// clockSkew is what a store's clock may differ from ours by.
+const clockSkew = 100 * time.Millisecond
+
 // eventually waits for what happens by itself.
 func eventually(t *testing.T, what string, happened func() bool) {
 	t.Helper()
@@ -225,12 +228,13 @@ func endsAt(t *testing.T, what string, end time.Time, find func() error) {
 			return false
 		}
 		kind(t, err, hub.NotFound)
-		// A store's clock may run a little ahead of ours.
-		if early := time.Until(end); early > 50*time.Millisecond {
+		// A store's clock may differ from ours by a moment.
+		if early := time.Until(end); early > clockSkew {
 			t.Fatalf("%s ended %v early", what, early)
 		}
 		return true
 	})
+	eventually(t, "time passes", func() bool { return time.Since(end) > clockSkew })
 }
 
 // race runs n at once, as near to one another as goroutines start.

@@ -15,7 +15,6 @@ import (
 )
 
 const (
-	pingAfter      = 15 * time.Second // of silence; a connection that a firewall dropped says nothing
 	reconnectFirst = 50 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 	maxUnheard     = 1000 // events that wait for a slow consumer
@@ -73,13 +72,14 @@ func (s *Store) listen(ctx context.Context, box *mailbox) (heard bool, err error
 		return false, err
 	}
 	box.put(hub.Event{Kind: hub.Reset})
-	for patience := pingAfter; ; {
+	for asked, patience := false, s.silence; ; {
 		msg, err := sub.ReceiveTimeout(ctx, patience)
 		switch {
 		case err == nil:
-			patience = pingAfter
-		case patience == pingAfter && isTimeout(err) && sub.Ping(ctx) == nil:
-			patience = opWithin
+			asked, patience = false, s.silence
+		case !asked && isTimeout(err) && sub.Ping(ctx) == nil:
+			asked, patience = true, opWithin
+			continue
 		default:
 			return true, err
 		}

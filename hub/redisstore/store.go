@@ -44,6 +44,9 @@ type Store struct {
 	rdb    redis.UniversalClient
 	prefix string
 	logger *slog.Logger
+	// silence is how long a subscription may say nothing before it is asked whether it is there:
+	// where a firewall forgets a connection, neither side is told.
+	silence time.Duration
 }
 
 var (
@@ -89,7 +92,7 @@ func New(cfg Config) (*Store, error) {
 	// A proxy's rights on Redis need no CLIENT command then.
 	opts.DisableIdentity, opts.MaintNotificationsConfig = true, &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	logging.Disable() // go-redis logs, past any logger of ours, what it returns as errors too
-	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger}, nil
+	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger, silence: 15 * time.Second}, nil
 }
 
 // Close ends the connections.
@@ -142,6 +145,9 @@ func (s *Store) Facts(ctx context.Context) (Facts, error) {
 		case "aof_enabled":
 			f.Persisted = v == "1"
 		}
+	}
+	if save, err := s.rdb.ConfigGet(ctx, "save").Result(); err == nil && save["save"] != "" {
+		f.Persisted = true
 	}
 	return f, nil
 }

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -44,7 +45,7 @@ func readURL(text string) (*redis.UniversalOptions, bool) {
 	at := strings.LastIndexByte(authority, '@') + 1
 	user, hosts := authority[:at], authority[at:]
 	u, err := url.Parse("redis://" + user + "hosts" + tail)
-	if err != nil || u.Fragment != "" {
+	if err != nil || u.Fragment != "" || strings.Count(user, "@") > 1 {
 		return nil, false
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -90,6 +91,9 @@ func readHosts(list, port string, into *[]string) bool {
 	for host := range strings.SplitSeq(list, ",") {
 		u, err := url.Parse("redis://" + host)
 		if err != nil || u.Host != host || u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " %") {
+			return false
+		}
+		if _, err := netip.ParseAddr(u.Hostname()); strings.Contains(u.Hostname(), ":") && (err != nil || host[0] != '[') {
 			return false
 		}
 		p := port
