@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -10,8 +11,8 @@ const (
 	cullEvery = 10 * time.Second
 	// A kernel that says it is busy is believed when its server used this many cores.
 	busyCores = 0.01
-	// Nobody is asked for kernels until this close to the warning.
-	askBefore = time.Minute
+	// A server is asked for its kernels at most this often, and at its end once more.
+	askEvery = time.Minute
 )
 
 // watchClock counts observed time only: after a gap (the hub, the store or the driver was away, or
@@ -37,12 +38,18 @@ type culler struct {
 	lease Lease // held from round to round; nil: another hub culls
 	clock watchClock
 	mu    sync.Mutex
-	busy  map[ServerKey]time.Time // when each server was last seen computing
+	seen  map[ServerKey]asked
+}
+
+// asked is what is known of a server's kernels.
+type asked struct {
+	at   time.Time // when it was last asked
+	busy time.Time // when it was last seen computing
 }
 
 // cullLoop applies the rules for idle and old servers, at one hub at a time.
 func (m *Manager) cullLoop(ctx context.Context) {
-	c := &culler{busy: map[ServerKey]time.Time{}}
+	c := &culler{seen: map[ServerKey]asked{}}
 	every(ctx, cullEvery, func() {
 		if m.holdCull(ctx, c) {
 			m.cull(ctx, c)
@@ -87,35 +94,50 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			idleSince, known := m.idleSince(askCtx, c, rec, rule, activity[rec.Key], observed)
+			v, known := m.verdictOn(askCtx, c, rec, rule, activity[rec.Key], observed)
 			if known {
-				m.judge(ctx, rec, decide(rec, rule, idleSince, observed, time.Now()))
+				m.judge(ctx, rec, v)
 			}
 		})
 	}
 	wg.Wait()
-	keepOnly(c.busy, ready)
+	c.keepOnly(ready)
 }
 
-// idleSince tells since when nobody used a server and it computed nothing. It is not known of a
-// server whose turn to be asked did not come in this round.
-func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule CullRule, used, observed time.Time) (since time.Time, known bool) {
+// verdictOn decides of one server; it is not known of one whose turn to be asked did not come in
+// this round. Who is to end is asked once more.
+func (m *Manager) verdictOn(ctx context.Context, c *culler, rec Server, rule CullRule, used, observed time.Time) (v verdict, known bool) {
+	for _, every := range []time.Duration{askEvery, 0} {
+		since, known := m.idleSince(ctx, c, rec, rule, latest(used, rec.Started, observed), every)
+		if !known {
+			return verdict{}, false
+		}
+		if v = decide(rec, rule, since, observed, time.Now()); !v.stop || rule.Idle <= 0 {
+			break
+		}
+	}
+	return v, true
+}
+
+// idleSince tells since when nobody used a server and it computed nothing.
+func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule CullRule, used time.Time, every time.Duration) (since time.Time, known bool) {
 	c.mu.Lock()
-	since = latest(used, c.busy[rec.Key], rec.Started, observed)
+	seen := c.seen[rec.Key]
 	c.mu.Unlock()
-	if rule.Idle <= 0 || time.Since(since) <= rule.Idle-rule.Warning-askBefore {
-		return since, true
+	if rule.Idle <= 0 || time.Since(used) < askEvery || time.Since(seen.at) < every {
+		return latest(used, seen.busy), true
 	}
 	if ctx.Err() != nil {
-		return since, false
+		return time.Time{}, false
 	}
+	seen.at = time.Now()
 	if m.computing(ctx, rec, rule, used) {
-		since = time.Now()
-		c.mu.Lock()
-		c.busy[rec.Key] = since
-		c.mu.Unlock()
+		seen.busy = time.Now()
 	}
-	return since, true
+	c.mu.Lock()
+	c.seen[rec.Key] = seen
+	c.mu.Unlock()
+	return latest(used, seen.busy), true
 }
 
 // observe reads every ready server and when it was last used.
@@ -142,7 +164,7 @@ func (m *Manager) observe(ctx context.Context) (map[ServerKey]time.Time, []Serve
 // computing asks the server for busy kernels. Its word counts only with CPU use to show for it, and
 // no longer than the rule's BusyMax after a person last used it.
 func (m *Manager) computing(ctx context.Context, rec Server, rule CullRule, used time.Time) bool {
-	if rule.BusyMax > 0 && time.Since(latest(used, rec.Started)) > rule.BusyMax {
+	if rule.BusyMax > 0 && time.Since(used) > rule.BusyMax {
 		return false
 	}
 	if cores, known := m.usage.recent(rec.Key); known && cores < busyCores {
@@ -225,14 +247,10 @@ func latest(times ...time.Time) time.Time {
 	return t
 }
 
-func keepOnly(busy map[ServerKey]time.Time, ready []Server) {
+func (c *culler) keepOnly(ready []Server) {
 	live := make(map[ServerKey]bool, len(ready))
 	for _, s := range ready {
 		live[s.Key] = true
 	}
-	for key := range busy {
-		if !live[key] {
-			delete(busy, key)
-		}
-	}
+	maps.DeleteFunc(c.seen, func(key ServerKey, _ asked) bool { return !live[key] })
 }

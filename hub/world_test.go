@@ -158,14 +158,15 @@ func (p *process) shutdown() {
 // gate stands between a hub and the world, and counts what passes. From the call on at which the
 // hub is to die, nothing passes any more.
 type gate struct {
-	w     *world
-	mu    sync.Mutex
-	armed bool
-	calls []string
-	dieAt int
-	after bool // it dies when the call is done, before it hears the answer
-	dead  chan struct{}
-	once  sync.Once
+	w      *world
+	mu     sync.Mutex
+	armed  bool
+	calls  []string
+	dieAt  int
+	leases []hub.Lease
+	after  bool // it dies when the call is done, before it hears the answer
+	dead   chan struct{}
+	once   sync.Once
 }
 
 func (g *gate) die() { g.once.Do(func() { close(g.dead) }) }
@@ -194,6 +195,18 @@ func (g *gate) tick(op string) (dies bool) {
 	}
 	g.calls = append(g.calls, op)
 	return len(g.calls)-1 == g.dieAt
+}
+
+// count tells how many calls of a kind passed since the gate was armed.
+func (g *gate) count(op string) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.calls {
+		if c == op {
+			n++
+		}
+	}
+	return n
 }
 
 // crash is a hook for points inside the driver.
@@ -375,8 +388,23 @@ type gatedLeases struct{ g *gate }
 func (l gatedLeases) Acquire(ctx context.Context, name string, ttl time.Duration) (hub.Lease, error) {
 	return pass(ctx, l.g, "Acquire", func() (hub.Lease, error) {
 		lease, err := l.g.w.store.Acquire(ctx, name, ttl)
-		return gatedLease{lease, l.g}, err
+		if err != nil {
+			return nil, err
+		}
+		l.g.mu.Lock()
+		defer l.g.mu.Unlock()
+		l.g.leases = append(l.g.leases, lease)
+		return gatedLease{lease, l.g}, nil
 	})
+}
+
+// loseLeases takes every lease from a hub, without telling it.
+func (p *process) loseLeases(ctx context.Context) {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	for _, l := range p.gate.leases {
+		_ = l.Release(ctx) // fails for what is over
+	}
 }
 
 type gatedLease struct {

@@ -16,6 +16,8 @@ type Mood struct {
 	State   hub.NotebookState // of its kernels and terminals
 	NoState bool              // it does not tell its state
 	Kernel  error             // what becomes of a kernel that is tried
+
+	KernelAfter time.Duration // how long that takes
 }
 
 // FakeNotebook is a [hub.Notebook] that asks the running containers of a [FakeSpawner]: where none
@@ -131,5 +133,10 @@ func (n *FakeNotebook) TryKernel(ctx context.Context, t hub.Target) error {
 	n.mu.Lock()
 	n.kernel[key]++
 	n.mu.Unlock()
-	return m.Kernel
+	select {
+	case <-time.After(m.KernelAfter):
+		return m.Kernel
+	case <-ctx.Done():
+		return hub.Wrap(hub.Canceled, "try fake kernel", ctx.Err())
+	}
 }

@@ -1,0 +1,6 @@
+package hub
+
+import "context"
+
+// ContainerEnded has the Manager hear of a container's end, as its watcher does.
+func (m *Manager) ContainerEnded(ctx context.Context, st Status) { m.containerEnded(ctx, st) }
