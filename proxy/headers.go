@@ -184,7 +184,7 @@ func cleanResponse(h http.Header, path string) {
 // below path; false for what can't be (our names, prefixed names, no syntax).
 func confine(line, path string) (string, bool) {
 	c, err := http.ParseSetCookie(line)
-	if err != nil || isOurs(c.Name) || strings.HasPrefix(c.Name, "__Host-") || strings.HasPrefix(c.Name, "__Secure-") {
+	if err != nil || isOurs(c.Name) || prefixed(c.Name) {
 		return "", false
 	}
 	c.Domain = ""
@@ -193,4 +193,10 @@ func confine(line, path string) (string, bool) {
 	}
 	out := c.String()
 	return out, out != ""
+}
+
+// prefixed tells whether a name has a prefix that browsers know, in whatever case.
+func prefixed(name string) bool {
+	lower := strings.ToLower(name)
+	return strings.HasPrefix(lower, "__host-") || strings.HasPrefix(lower, "__secure-") || strings.HasPrefix(lower, "__http-")
 }

@@ -45,10 +45,8 @@ func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.S
 		return hub.ServerKey{}, "", bad
 	}
 	// The routing prefix must be written plainly, so that every parser finds the same one.
-	if !strings.HasPrefix(u.EscapedPath(), prefix+user) {
-		if !plainly(u.EscapedPath(), prefix+user) {
-			return hub.ServerKey{}, "", bad
-		}
+	if !plainly(u.EscapedPath(), prefix+user) {
+		return hub.ServerKey{}, "", bad
 	}
 	if !found {
 		return key, "", nil
@@ -66,13 +64,14 @@ func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.S
 // plainly tells whether an escaped path begins with the segments of want, each segment's escapes
 // decoding to it: "%40" for "@" is a plain way to write a name, "%2F" for a slash is not.
 func plainly(escaped, want string) bool {
-	got, wanted := strings.Split(escaped, "/"), strings.Split(want, "/")
-	if len(got) < len(wanted) {
-		return false
-	}
-	for i, w := range wanted {
-		seg, err := url.PathUnescape(got[i])
-		if err != nil || seg != w {
+	for more := true; more; {
+		var seg, w string
+		seg, escaped, _ = strings.Cut(escaped, "/")
+		w, want, more = strings.Cut(want, "/")
+		if seg == w {
+			continue
+		}
+		if plain, err := url.PathUnescape(seg); err != nil || plain != w {
 			return false
 		}
 	}

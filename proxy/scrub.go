@@ -76,7 +76,8 @@ type scrubbed struct {
 	src   io.Reader
 	close io.Closer
 	token []byte
-	buf   []byte // read and not given yet
+	room  []byte
+	buf   []byte // of room: read and not given yet
 	clean int    // how much of buf may be given
 	err   error
 }
@@ -97,11 +98,12 @@ func (s *scrubbed) Read(p []byte) (int, error) {
 
 // fill reads on and finds how much is clean.
 func (s *scrubbed) fill() {
-	const step = 8 << 10
-	next := make([]byte, len(s.buf)+step)
-	have := copy(next, s.buf)
-	n, err := s.src.Read(next[have:])
-	s.buf, s.err = next[:have+n], err
+	if s.room == nil {
+		s.room = make([]byte, 8<<10)
+	}
+	have := copy(s.room, s.buf) // what was held back: less than a token
+	n, err := s.src.Read(s.room[have:])
+	s.buf, s.err = s.room[:have+n], err
 	if bytes.Contains(s.buf, s.token) {
 		s.buf = bytes.ReplaceAll(s.buf, s.token, nil)
 	}
