@@ -24,8 +24,10 @@ import (
 const (
 	maxHeader   = 16 << 10
 	maxBody     = 1 << 20
+	maxTalk     = 4 << 20 // of a whole conversation with a kernel
 	dialWithin  = 2 * time.Second
 	replyWithin = 5 * time.Second
+	bootWithin  = 20 * time.Second // a kernel, on a busy machine
 )
 
 // Client implements [hub.Notebook]. The zero value is ready, and safe for concurrent use.
@@ -44,7 +46,6 @@ func transport(e hub.Endpoint) *http.Transport {
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
-		ResponseHeaderTimeout:  replyWithin,
 	}
 }
 
@@ -57,10 +58,15 @@ func host(e hub.Endpoint) string {
 }
 
 // call makes one request below the server's base path and returns the status and at most maxBody
-// bytes of the body.
-func call(ctx context.Context, t hub.Target, method, page string, body io.Reader) (int, []byte, error) {
+// bytes of the body, all of it within replyWithin.
+func call(ctx context.Context, t hub.Target, method, page string) (int, []byte, error) {
 	ctx, done := context.WithTimeout(ctx, replyWithin)
 	defer done()
+	return send(ctx, t, method, page, nil)
+}
+
+// send is call within ctx's own deadline.
+func send(ctx context.Context, t hub.Target, method, page string, body io.Reader) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+host(t.Endpoint)+t.BasePath+page, body)
 	if err != nil {
 		return 0, nil, hub.Wrap(hub.Internal, "ask server", err)
@@ -89,7 +95,7 @@ func call(ctx context.Context, t hub.Target, method, page string, body io.Reader
 // Answers asks for the API's version and accepts anything below 500, as JupyterHub does: an image
 // without that handler answers 404 and is up all the same.
 func (Client) Answers(ctx context.Context, t hub.Target) error {
-	status, _, err := call(ctx, t, http.MethodGet, "api", nil)
+	status, _, err := call(ctx, t, http.MethodGet, "api")
 	if err != nil {
 		return err
 	}
@@ -134,7 +140,7 @@ func (Client) Busy(ctx context.Context, t hub.Target) (hub.NotebookState, error)
 var errNoSuchPage = errors.New("the server has no such page")
 
 func list(ctx context.Context, t hub.Target, page string, into any) error {
-	status, body, err := call(ctx, t, http.MethodGet, page, nil)
+	status, body, err := call(ctx, t, http.MethodGet, page)
 	switch {
 	case err != nil:
 		return err

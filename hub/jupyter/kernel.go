@@ -21,26 +21,53 @@ import (
 func (Client) TryKernel(ctx context.Context, t hub.Target) error {
 	ctx, done := context.WithTimeout(ctx, 30*time.Second)
 	defer done()
-	status, body, err := call(ctx, t, http.MethodPost, "api/kernels", strings.NewReader("{}"))
+	kernel, err := boot(ctx, t)
 	if err != nil {
 		return err
 	}
+	page := "api/kernels/" + url.PathEscape(kernel)
+	defer func() {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), replyWithin)
+		defer done()
+		_, _, _ = call(ctx, t, http.MethodDelete, page) // the server ends it with itself at the latest
+	}()
+	return compute(ctx, t, page+"/channels")
+}
+
+// boot starts a kernel and gives its id.
+func boot(ctx context.Context, t hub.Target) (id string, err error) {
+	ctx, done := context.WithTimeout(ctx, bootWithin)
+	defer done()
+	status, body, err := send(ctx, t, http.MethodPost, "api/kernels", strings.NewReader("{}"))
+	if err != nil {
+		return "", err
+	}
 	if status != http.StatusCreated {
-		return hub.Errorf(hub.Unavailable, "start kernel", "the server answered with status %d", status)
+		return "", hub.Errorf(hub.Unavailable, "start kernel", "the server answered with status %d", status)
 	}
 	var kernel struct {
 		ID string `json:"id"`
 	}
 	if err := json.Unmarshal(body, &kernel); err != nil || kernel.ID == "" || len(kernel.ID) > 100 {
-		return hub.Errorf(hub.Unavailable, "start kernel", "the server's answer is malformed")
+		return "", hub.Errorf(hub.Unavailable, "start kernel", "the server's answer is malformed")
 	}
-	page := "api/kernels/" + url.PathEscape(kernel.ID)
-	defer func() {
-		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), replyWithin)
-		defer done()
-		_, _, _ = call(ctx, t, http.MethodDelete, page, nil) // the server ends it with itself at the latest
-	}()
-	return compute(ctx, t, page+"/channels")
+	return kernel.ID, nil
+}
+
+// capped is a connection that ends after so many bytes were read: the websocket's handshake is read
+// by code that would take headers without end.
+type capped struct {
+	net.Conn
+	left int
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, hub.Errorf(hub.Unavailable, "hear kernel", "it said more than %d bytes", maxTalk)
+	}
+	n, err := c.Conn.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
 }
 
 // compute asks a kernel for 6*7 over its websocket and reads until the reply.
@@ -48,7 +75,11 @@ func compute(ctx context.Context, t hub.Target, page string) error {
 	session := rand.Text()
 	dialer := websocket.Dialer{
 		NetDialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialWithin}).DialContext(ctx, t.Endpoint.Network(), t.Endpoint.Address())
+			conn, err := (&net.Dialer{Timeout: dialWithin}).DialContext(ctx, t.Endpoint.Network(), t.Endpoint.Address())
+			if err != nil {
+				return nil, err
+			}
+			return &capped{conn, maxTalk}, nil
 		},
 		HandshakeTimeout: replyWithin,
 		ReadBufferSize:   4 << 10,
@@ -78,20 +109,25 @@ func compute(ctx context.Context, t hub.Target, page string) error {
 		if msg.Parent.ID != id || msg.Header.Type != "execute_reply" {
 			continue
 		}
-		var reply struct {
-			Status      string `json:"status"`
-			Expressions struct {
-				Answer struct {
-					Data map[string]string `json:"data"`
-				} `json:"answer"`
-			} `json:"user_expressions"`
-		}
-		if err := json.Unmarshal(msg.Content, &reply); err != nil || reply.Status != "ok" || reply.Expressions.Answer.Data["text/plain"] != "42" {
+		if !saysFortyTwo(msg.Content) {
 			return hub.Errorf(hub.Unavailable, "hear kernel", "6*7 did not come back as 42")
 		}
 		return nil
 	}
 	return hub.Errorf(hub.Unavailable, "hear kernel", "no reply among its first messages")
+}
+
+// saysFortyTwo reads the content of an execute_reply.
+func saysFortyTwo(content json.RawMessage) bool {
+	var reply struct {
+		Status      string `json:"status"`
+		Expressions struct {
+			Answer struct {
+				Data map[string]any `json:"data"`
+			} `json:"answer"`
+		} `json:"user_expressions"`
+	}
+	return json.Unmarshal(content, &reply) == nil && reply.Status == "ok" && reply.Expressions.Answer.Data["text/plain"] == "42"
 }
 
 // message is a Jupyter message in the websocket's JSON form (Jupyter messaging 5.3, "general message format").
