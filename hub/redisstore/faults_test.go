@@ -250,7 +250,7 @@ func TestErrorKinds(t *testing.T) {
 		want hub.Kind
 	}{
 		{redis.Nil, hub.NotFound},
-		{fmt.Errorf("wrapped: %w", redis.Nil), hub.NotFound},
+		{fmt.Errorf("all sentinels specified in configuration are unreachable: %w", redis.Nil), hub.Unavailable},
 		{context.Canceled, hub.Canceled},
 		{context.DeadlineExceeded, hub.Unavailable},
 		{io.EOF, hub.Unavailable},

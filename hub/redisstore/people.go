@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"time"
 
@@ -29,7 +28,7 @@ func (s *Store) BindUser(ctx context.Context, u hub.User) (hub.User, error) {
 	const op = "bind user"
 	for {
 		raw, err := s.rdb.Get(ctx, s.key("user", u.Name.String())).Result()
-		if err != nil && !errors.Is(err, redis.Nil) {
+		if err != nil && !isNil(err) {
 			return hub.User{}, s.fail(op, err)
 		}
 		next := u

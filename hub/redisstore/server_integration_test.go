@@ -154,3 +154,11 @@ func (s *server) ownUser(t testing.TB, admin *redis.Client, n int) (user, prefix
 	do(t, admin, "ACL", "SETUSER", user, "on", ">secret", "~"+prefix+"*", "&"+prefix+"*", "+@all", "-@dangerous", "-@admin")
 	return user, prefix
 }
+
+// sentinelAdmin is a client of a Sentinel.
+func (s *server) sentinelAdmin(t testing.TB) *redis.Client {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + s.port, Password: "watch"})
+	t.Cleanup(func() { c.Close() })
+	return c
+}

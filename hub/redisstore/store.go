@@ -170,12 +170,18 @@ func (s *Store) fail(op string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, redis.Nil):
+	case isNil(err):
 		return &hub.Error{Kind: hub.NotFound, Op: "redis: " + op, Message: "there is no such thing"}
 	case errors.Is(err, context.Canceled):
 		return hub.Wrap(hub.Canceled, "redis: "+op, err)
 	}
 	return &hub.Error{Kind: hub.Unavailable, Op: "redis: " + op, Message: "the session store can't be reached", Remedy: "try again in a few seconds", Err: err}
+}
+
+// isNil tells whether Redis itself said that there is nothing. A Sentinel's "I know of no such
+// master" is wrapped and means something else: taken for it, everybody would be signed out.
+func isNil(err error) bool {
+	return err == redis.Nil //nolint:errorlint // see above
 }
 
 func notFound(op, what string) error {

@@ -1,0 +1,152 @@
+//go:build integration
+
+package redisstore
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"carrel/hub"
+	"carrel/internal/redisserver"
+)
+
+// private starts the Redis that carrel starts for itself, and gives the hub's store, the proxy's,
+// and a client with the proxy's rights.
+func private(t *testing.T) (hubs, proxys *Store, raw *redis.Client) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "rs-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	const prefix = "carrel:private:"
+	server, err := redisserver.New(redisserver.Config{
+		Dir: filepath.Join(dir, "data"), SocketDir: filepath.Join(dir, "run"), GID: os.Getgid(), Prefix: prefix,
+		Hub: hub.RandomSecret(), Proxy: hub.RandomSecret(), Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	must(t, err)
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- server.Run(ctx, func() { close(ready) }) }()
+	t.Cleanup(func() { stop(); <-done })
+	select {
+	case <-ready:
+	case err := <-done:
+		t.Fatal(err)
+	case <-time.After(within):
+		t.Fatal("the private Redis does not answer")
+	}
+	options, err := redis.ParseURL(server.ProxyURL())
+	must(t, err)
+	raw = redis.NewClient(options)
+	t.Cleanup(func() { raw.Close() })
+	return openStore(t, Config{URL: server.HubURL(), Prefix: prefix}), openStore(t, Config{URL: server.ProxyURL(), Prefix: prefix}), raw
+}
+
+// TestProxyRights: the proxy stands where strangers' bytes come in. Its user may do what carrying
+// requests takes, and nothing else.
+func TestProxyRights(t *testing.T) {
+	hubs, proxys, raw := private(t)
+	ctx := t.Context()
+	secrets := used(t, hubs)
+	hash := func(name string) hub.SecretHash { return hub.NewSecret(secrets[name]).Hash() }
+	alice := session("alice").User
+	key := hub.ServerKey{User: alice}
+
+	t.Run("are enough", func(t *testing.T) {
+		must(t, proxys.Ping(ctx))
+		events := follow(t, proxys)
+		hear(t, events, hub.Reset)
+		parent, err := proxys.Session(ctx, hash("alice's session"))
+		must(t, err)
+		child, err := proxys.Session(ctx, hash("alice's notebook session"))
+		must(t, err)
+		for _, x := range []hub.Session{parent, child} {
+			x.LastSeen = time.Now()
+			must(t, proxys.UpdateSession(ctx, x))
+		}
+		ticket, err := proxys.TakeTicket(ctx, hash("alice's ticket, waiting"))
+		must(t, err)
+		entered := child
+		entered.Hash, entered.Parent = hub.RandomSecret().Hash(), ticket.Parent
+		must(t, proxys.CreateSession(ctx, entered))
+		_, err = proxys.Token(ctx, hash("alice's short token"))
+		must(t, err)
+		_, err = proxys.User(ctx, alice)
+		must(t, err)
+		n := 0
+		for _, err := range proxys.Routes(ctx) {
+			must(t, err)
+			n++
+		}
+		if n != 2 {
+			t.Errorf("%d routes are seen, want 2", n)
+		}
+		must(t, proxys.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}}))
+		must(t, hubs.PutRoute(ctx, hub.Route{Key: key, Generation: 7}))
+		hear(t, events, hub.RouteChanged)
+		ended, err := hubs.EndSessions(ctx, hub.SessionQuery{Hash: parent.Hash})
+		must(t, err)
+		if len(ended) != 3 {
+			t.Errorf("%d sessions ended with alice's, want 3", len(ended))
+		}
+		hear(t, events, hub.SessionsEnded)
+	})
+
+	t.Run("are no more", func(t *testing.T) {
+		for name, call := range map[string]func() error{
+			"make people":     func() error { _, err := proxys.BindUser(ctx, hub.User{Name: session("mallory").User}); return err },
+			"rebind people":   func() error { return proxys.Rebind(ctx, hub.User{Name: alice, Admin: true}) },
+			"forget people":   func() error { return proxys.DeleteUser(ctx, alice) },
+			"make tokens":     func() error { return proxys.CreateToken(ctx, hub.Token{ID: "x", Hash: "x", User: alice}) },
+			"revoke tokens":   func() error { return proxys.DeleteToken(ctx, alice, "endless") },
+			"read servers":    func() error { _, err := proxys.Server(ctx, key); return err },
+			"write servers":   func() error { _, err := proxys.PutServer(ctx, hub.Server{Key: key}); return err },
+			"count starts":    func() error { _, err := proxys.NextGeneration(ctx, key, 0); return err },
+			"publish routes":  func() error { return proxys.PutRoute(ctx, hub.Route{Key: key, Generation: 99}) },
+			"remove routes":   func() error { return proxys.DeleteRoute(ctx, key, 99) },
+			"take leases":     func() error { _, err := proxys.Acquire(ctx, "x", time.Minute); return err },
+			"use up sign-ins": func() error { _, err := proxys.Once(ctx, "x", time.Minute); return err },
+			"sign people out": func() error { _, err := proxys.EndSessions(ctx, hub.SessionQuery{User: alice}); return err },
+			"list sessions":   func() error { return first(proxys.Sessions(ctx)) },
+			"list people":     func() error { return first(proxys.Users(ctx)) },
+			"list servers":    func() error { return first(proxys.Servers(ctx)) },
+			"list tokens":     func() error { return first(proxys.Tokens(ctx, alice)) },
+			"make hub sessions": func() error {
+				return proxys.CreateSession(ctx, session("mallory"))
+			},
+		} {
+			if err := call(); err == nil || !strings.Contains(err.Error(), "permission") {
+				t.Errorf("a proxy may %s: %v", name, err)
+			}
+		}
+		for _, command := range []string{
+			"KEYS *", "SCAN 0", "RANDOMKEY", "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN", "ACL LIST", "ACL WHOAMI",
+			"MONITOR", "REPLICAOF 127.0.0.1 1", "MODULE LIST", "SAVE", "BGSAVE", "BGREWRITEAOF", "SCRIPT FLUSH", "SCRIPT KILL", "FUNCTION LIST", "INFO", "DBSIZE",
+			"PUBLISH carrel:private:events x", "SUBSCRIBE other", "PSUBSCRIBE *", "GET carrel:other:user:alice", "SET carrel:private:user:alice x", "SET other x",
+			"DEL carrel:private:users", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
+		} {
+			var args []any
+			for _, word := range strings.Fields(command) {
+				args = append(args, word)
+			}
+			if err := raw.Do(ctx, args...).Err(); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+				t.Errorf("a proxy may %s: %v", command, err)
+			}
+		}
+		// What a command may not touch a script may not either.
+		if err := raw.Eval(ctx, `return redis.call('SET', 'carrel:private:user:alice', 'x')`, nil).Err(); err == nil || !strings.Contains(err.Error(), "can't access") {
+			t.Errorf("a proxy's script may write people: %v", err)
+		}
+	})
+}
+
+func first[T any](list func(func(T, error) bool)) (err error) {
+	list(func(_ T, e error) bool { err = e; return false })
+	return err
+}
