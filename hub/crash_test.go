@@ -361,7 +361,7 @@ func TestSweep(t *testing.T) {
 		if _, err := h.Stop(t.Context(), key, ""); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(5 * time.Minute)
 		// The driver is late with a start of a generation that is over.
 		spec := hub.Spec{Key: key, Generation: was.Generation, UserID: was.UserID, Progress: func(hub.Progress) {}}
 		if _, err := w.machine.Start(t.Context(), spec); err != nil {
@@ -394,6 +394,38 @@ func TestThreeGenerations(t *testing.T) {
 		}
 		if len(all) != 1 || all[0].Generation != 3 {
 			t.Errorf("containers: %+v", all)
+		}
+	})
+}
+
+// One generation runs, and a newer one ended, unknown to the store: what runs is the server, and the
+// next start takes no number that is taken.
+func TestNewerGenerationEnded(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		key := keyOf(t, "alice", "")
+		user := w.person("alice")
+		for _, g := range []hub.Generation{1, 5} {
+			w.plan(hubtest.Plan{Dies: g == 5})
+			spec := hub.Spec{Key: key, Generation: g, UserID: user.ID, Profile: "small", BasePath: "/user/alice/", Token: w.keys.ServerToken(key, g), Progress: func(hub.Progress) {}}
+			if _, err := w.machine.Start(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.plan(hubtest.Plan{})
+		h := w.hub()
+		if rec := w.record(key); rec.Phase != hub.Ready || rec.Generation != 1 || w.route(key).Generation != 1 {
+			t.Errorf("adopted: %+v", rec)
+		}
+		if _, err := h.Stop(t.Context(), key, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := h.Start(t.Context(), ask(key)); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		if rec := w.record(key); rec.Phase != hub.Ready || rec.Generation <= 5 || len(w.containers(key)) != 1 {
+			t.Errorf("the next start: %+v; containers %+v", rec, w.containers(key))
 		}
 	})
 }

@@ -306,3 +306,23 @@ func TestCullRacesAStart(t *testing.T) {
 		})
 	}
 }
+
+// Who is about to end is asked once more: a computation that began a moment ago is not cut off.
+func TestAskedOnceMore(t *testing.T) {
+	for before := 15 * time.Second; before <= 55*time.Second; before += 10 * time.Second {
+		inWorld(t, func(t *testing.T, w *world) {
+			key := keyOf(t, "alice", "")
+			w.cullBy(rule)
+			h := w.hub()
+			w.ready(h, key)
+			w.fate(key, 55*minute)
+			end := w.record(key).CullAt
+			time.Sleep(time.Until(end) - before)
+			w.machine.SetCPU(key, 1)
+			w.notebook.Set(key, hubtest.Mood{State: hub.NotebookState{BusyKernels: 1}})
+			if _, stopped := w.fate(key, 50*minute); stopped > 0 && before > 25*time.Second { // CPU use is sampled every 10 s
+				t.Errorf("it began to compute %v before its end, and was stopped", before)
+			}
+		})
+	}
+}

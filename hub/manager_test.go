@@ -99,7 +99,11 @@ func TestStartsAreJoined(t *testing.T) {
 				})
 			}
 		}
+		began := time.Now()
 		wg.Wait()
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("the answers took %v: a start is not waited for", took)
+		}
 		settle()
 		for _, key := range keys {
 			w.agrees(key, hub.Ready)
@@ -372,6 +376,12 @@ func TestShare(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.setPolicy(func(p *hub.Policy) { p.MaxPerUser = 2 })
 		hubs := []*process{w.hub(), w.hub()}
+		w.store.FailBefore(func(op string) error { // a slow store: each counts before another has recorded
+			if op == "PutServer" {
+				time.Sleep(50 * time.Millisecond)
+			}
+			return nil
+		})
 		var mu sync.Mutex
 		refused := 0
 		var wg sync.WaitGroup
@@ -435,5 +445,91 @@ func TestBurst(t *testing.T) {
 		if !slices.Equal(order, keys) {
 			t.Errorf("the order was %v", order)
 		}
+	})
+}
+
+// While a start that failed is being cleaned up, the owner asks anew, or for a stop: neither is lost.
+func TestAskedWhileAFailureIsCleanedUp(t *testing.T) {
+	for _, again := range []bool{true, false} {
+		inWorld(t, func(t *testing.T, w *world) {
+			key := keyOf(t, "alice", "")
+			h := w.hub()
+			w.plan(hubtest.Plan{Dies: true})
+			w.machine.On(hubtest.AtStop, hubtest.Slow(5*time.Second))
+			if _, err := h.Start(t.Context(), ask(key)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second)
+			if rec := w.record(key); rec.Phase != hub.Failed || !rec.Leftover {
+				t.Fatalf("%+v", rec)
+			}
+			w.plan(hubtest.Plan{})
+			want := hub.Absent
+			if again {
+				want = hub.Ready
+				if rec, err := h.Start(t.Context(), ask(key)); err != nil || rec.Generation != 2 {
+					t.Errorf("start: %+v, %v", rec, err)
+				}
+			} else if _, err := h.Stop(t.Context(), key, ""); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(10 * time.Second)
+			w.agrees(key, want)
+		})
+	}
+}
+
+// A hub that misses the word of a stop at another one still heeds it: at the next reconciliation, or
+// at its own next step, whichever comes first.
+func TestStopElsewhereUnheard(t *testing.T) {
+	for _, c := range []struct {
+		name              string
+		reconcile, answer time.Duration
+	}{{"reconciled", 30 * time.Second, time.Hour}, {"next step", time.Hour, 20 * time.Second}} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.setPolicy(func(p *hub.Policy) { p.ReconcileEvery, p.StartTimeout = c.reconcile, 2*time.Hour })
+				key := keyOf(t, "alice", "")
+				w.notebook.Set(key, hubtest.Mood{After: c.answer})
+				h, other := w.hub(), w.hub()
+				h.gate.mu.Lock()
+				h.gate.deaf = true
+				h.gate.mu.Unlock()
+				if _, err := h.Start(t.Context(), ask(key)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				if _, err := other.Stop(t.Context(), key, ""); err != nil {
+					t.Fatal(err)
+				}
+				for range 70 {
+					time.Sleep(time.Second)
+					if !w.route(key).Key.IsZero() && c.answer < time.Minute && w.record(key).Phase == hub.Ready {
+						t.Fatal("what is to be stopped became ready")
+					}
+				}
+				w.agrees(key, hub.Absent)
+			})
+		})
+	}
+}
+
+// Word of an intent that the present start has overtaken cancels nothing.
+func TestOldIntentIsNotHeeded(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		key := keyOf(t, "alice", "")
+		w.notebook.Set(key, hubtest.Mood{After: 5 * time.Second})
+		h := w.hub()
+		rec, err := h.Start(t.Context(), ask(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		rec.Intent = hub.WantStopped
+		h.Heed(rec) // as old as the start itself
+		rec.Generation, rec.Revision = rec.Generation-1, rec.Revision+100
+		h.Heed(rec) // of an older one
+		time.Sleep(10 * time.Second)
+		w.agrees(key, hub.Ready)
 	})
 }

@@ -29,7 +29,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		}
 		records[s.Key] = s
 	}
-	containers, err := list(ctx, m.cfg.Spawner)
+	containers, err := list(ctx, m.cfg.Spawner) // by key, the newest generation last
 	if err != nil {
 		return Wrap(Internal, "reconcile: list containers", err)
 	}
@@ -42,7 +42,7 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	}
 	for key, all := range containers {
 		if newest := newestOf(all); newest.Generation > records[key].Generation && m.flying(key) == nil {
-			if _, err := m.adopt(ctx, records[key], newest); err != nil {
+			if _, err := m.adopt(ctx, records[key], all); err != nil {
 				m.cfg.Logger.WarnContext(ctx, "not adopted; the next round tries again", "server", key.String(), "error", err)
 			}
 		}
@@ -128,12 +128,13 @@ func (m *Manager) reroute(ctx context.Context, rec Server, st Status) {
 // lost its last second. What runs is somebody's, and is given its route at once, whether it answers
 // or not; what ended is told to its owner. One that was made and never ran may be another hub's
 // start of this moment, and is left alone.
-func (m *Manager) adopt(ctx context.Context, old Server, st Status) (Server, error) {
+func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, error) {
+	st := newestOf(all)
 	if !runs(st) && st.Phase != Failed {
 		return old, nil
 	}
-	// Counted, so that no later start takes this container's number.
-	if _, err := m.cfg.Servers.NextGeneration(ctx, st.Key, st.Generation); err != nil {
+	// Counted, so that no later start takes the number of a container that is there.
+	if _, err := m.cfg.Servers.NextGeneration(ctx, st.Key, all[len(all)-1].Generation); err != nil {
 		return old, err
 	}
 	now := time.Now()
@@ -166,7 +167,7 @@ func (m *Manager) recordUnknown(ctx context.Context, key ServerKey) (Server, err
 	if len(all[key]) == 0 {
 		return Server{Key: key, Phase: Absent}, nil
 	}
-	return m.adopt(ctx, Server{Key: key, Phase: Absent}, newestOf(all[key]))
+	return m.adopt(ctx, Server{Key: key, Phase: Absent}, all[key])
 }
 
 // sweep removes containers that a record says are over: of an older generation than the record's,

@@ -163,6 +163,7 @@ type gate struct {
 	armed  bool
 	calls  []string
 	dieAt  int
+	deaf   bool // to events
 	leases []hub.Lease
 	after  bool // it dies when the call is done, before it hears the answer
 	dead   chan struct{}
@@ -426,7 +427,10 @@ func (e gatedEvents) Subscribe(ctx context.Context) iter.Seq[hub.Event] {
 	return func(yield func(hub.Event) bool) {
 		passStream(ctx, e.g, func(ctx context.Context) {
 			for x := range e.g.w.store.Subscribe(ctx) {
-				if !yield(x) {
+				e.g.mu.Lock()
+				deaf := e.g.deaf
+				e.g.mu.Unlock()
+				if !deaf && !yield(x) {
 					return
 				}
 			}
