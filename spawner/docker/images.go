@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/build"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
@@ -79,6 +80,9 @@ func (d *Driver) ensureImage(ctx context.Context, ref string, tell func(hub.Prog
 	f, err := d.facts(ctx, ref)
 	if err == nil {
 		return f, nil
+	}
+	if errdefs.IsInvalidArgument(err) {
+		return imageFacts{}, imageFault(ref, err)
 	}
 	if !isNotFound(err) {
 		return imageFacts{}, fail("look for image", err)
@@ -178,16 +182,22 @@ func eachEvent(r io.Reader, do func(event)) error {
 	}
 }
 
-// PullImage fetches an image and tells how far it is, in percent over all layers.
+// imageFault says that it is the image that is not to be had.
+func imageFault(ref string, err error) error {
+	return &hub.Error{
+		Kind: hub.Invalid, Op: "docker: get image", Field: "image", Message: "the image " + ref + " can't be fetched",
+		Remedy: "check its name, and that its registry can be reached and lets you in; or choose another profile", Err: err,
+	}
+}
+
+// PullImage fetches an image and tells how far it is, in percent over all layers. It never tells of
+// less than before, though layers turn up that it did not know of.
 func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percent int, message string)) error {
 	bad := func(err error) error {
 		if ctx.Err() != nil || client.IsErrConnectionFailed(err) {
 			return fail("pull image", errors.Join(ctx.Err(), err))
 		}
-		return &hub.Error{
-			Kind: hub.Invalid, Op: "docker: pull image", Field: "image", Message: "the image " + ref + " can't be fetched",
-			Remedy: "check its name, and that its registry can be reached and lets you in; or choose another profile", Err: err,
-		}
+		return imageFault(ref, err)
 	}
 	r, err := d.api.ImagePull(ctx, ref, image.PullOptions{})
 	if err != nil {
@@ -196,6 +206,7 @@ func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percen
 	defer r.Close() //nolint:errcheck // read to its end
 	layers := map[string]event{}
 	finished := map[string]bool{}
+	percent := 0
 	err = eachEvent(r, func(e event) {
 		switch e.Status {
 		case "Downloading", "Extracting":
@@ -210,7 +221,8 @@ func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percen
 		default:
 			return
 		}
-		progress(pullPercent(layers, finished), fmt.Sprintf("layer %d of %d", len(finished), len(layers)))
+		percent = max(percent, pullPercent(layers, finished))
+		progress(percent, fmt.Sprintf("layer %d of %d", len(finished), len(layers)))
 	})
 	if err != nil {
 		return bad(err)

@@ -154,6 +154,9 @@ func (n *networks) findOrMake(ctx context.Context, mode hub.NetworkMode) (bridge
 			failure = fail("make network", err)
 		}
 	}
+	if b, found, err := n.find(ctx, mode); found || err != nil {
+		return b, err // made meanwhile, on the last subnet that was free
+	}
 	return bridge{}, failure
 }
 
