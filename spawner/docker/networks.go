@@ -130,13 +130,26 @@ func (n *networks) find(ctx context.Context, mode hub.NetworkMode) (b bridge, fo
 	return b, err == nil, hub.Wrap(hub.Internal, "docker: read network", err)
 }
 
-// findOrMake tries those of the pool's subnets that nobody has. Docker has the last word on whether
-// one is free; and another hub may be making the same network, which is then found.
+// findOrMake makes the bridge when it is not there, one hub of this machine at a time.
 func (n *networks) findOrMake(ctx context.Context, mode hub.NetworkMode) (bridge, error) {
 	b, found, err := n.find(ctx, mode)
 	if found || err != nil {
 		return b, err
 	}
+	unlock, err := lockFile(ctx, filepath.Join(n.cfg.StateDir, "networks.lock"))
+	if err != nil {
+		return bridge{}, hub.Wrap(hub.Unavailable, "docker: make network", err)
+	}
+	defer unlock()
+	if b, found, err := n.find(ctx, mode); found || err != nil {
+		return b, err
+	}
+	return n.tryMake(ctx, mode, b)
+}
+
+// tryMake tries those of the pool's subnets that nobody has. Docker has the last word on whether one
+// is free.
+func (n *networks) tryMake(ctx context.Context, mode hub.NetworkMode, b bridge) (bridge, error) {
 	subnets, err := n.freeSubnets(ctx, b.name)
 	if err != nil {
 		return bridge{}, err
@@ -153,9 +166,6 @@ func (n *networks) findOrMake(ctx context.Context, mode hub.NetworkMode) (bridge
 		if err != nil {
 			failure = fail("make network", err)
 		}
-	}
-	if b, found, err := n.find(ctx, mode); found || err != nil {
-		return b, err // made meanwhile, on the last subnet that was free
 	}
 	return bridge{}, failure
 }
