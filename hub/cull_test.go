@@ -285,25 +285,47 @@ func TestDeafServersHoldUpNobody(t *testing.T) {
 	})
 }
 
-// A server is used, stopped and started anew just when it would be culled: the new one stays.
-func TestCullRacesAStart(t *testing.T) {
-	for shift := -20 * time.Second; shift <= 20*time.Second; shift += 2 * time.Second {
-		inWorld(t, func(t *testing.T, w *world) {
-			key := keyOf(t, "alice", "")
-			w.cullBy(rule)
-			w.machine.On(hubtest.AtStop, hubtest.Slow(3*time.Second))
-			hubs := []*process{w.hub(), w.hub()}
-			w.ready(hubs[0], key)
-			time.Sleep(hour + shift)
-			if _, err := hubs[1].Stop(t.Context(), key, "by hand"); err != nil {
-				t.Error(err)
+// A server is stopped and started anew, or extended, at another hub just while it is asked for the
+// last time before its end: it stays.
+func TestCullRaces(t *testing.T) {
+	for name, race := range map[string]func(*world, *process, hub.ServerKey) error{
+		"start": func(w *world, h *process, key hub.ServerKey) error {
+			_, err := h.Stop(w.t.Context(), key, "by hand")
+			if err == nil {
+				_, err = h.Start(w.t.Context(), ask(key))
 			}
-			if _, err := hubs[1].Start(t.Context(), ask(key)); err != nil {
-				t.Error(err)
-			}
-			settle()
-			w.agrees(key, hub.Ready)
-		})
+			return err
+		},
+		"extend": func(w *world, h *process, key hub.ServerKey) error {
+			_, err := h.Extend(w.t.Context(), key)
+			return err
+		},
+	} {
+		for shift := -15 * time.Second; shift <= 15*time.Second; shift += time.Second {
+			inWorld(t, func(t *testing.T, w *world) {
+				key := keyOf(t, "alice", "")
+				w.cullBy(rule)
+				w.notebook.Set(key, hubtest.Mood{StateIn: 4 * time.Second})
+				w.machine.SetCPU(key, 1)
+				first, second := w.hub(), w.hub()
+				w.ready(first, key)
+				w.fate(key, 55*minute)
+				time.Sleep(time.Until(w.record(key).CullAt) + shift)
+				err := race(w, second, key)
+				if hub.KindOf(err) == hub.Conflict && err != nil { // it was over
+					return
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				time.Sleep(minute)
+				settle()
+				w.agrees(key, hub.Ready)
+				if t.Failed() {
+					t.Logf("%s, %v after the end that was told", name, shift)
+				}
+			})
+		}
 	}
 }
 
@@ -312,7 +334,9 @@ func TestAskedOnceMore(t *testing.T) {
 	for before := 15 * time.Second; before <= 55*time.Second; before += 10 * time.Second {
 		inWorld(t, func(t *testing.T, w *world) {
 			key := keyOf(t, "alice", "")
-			w.cullBy(rule)
+			r := rule
+			r.Idle += 25 * time.Second // so that its end falls between two askings
+			w.cullBy(r)
 			h := w.hub()
 			w.ready(h, key)
 			w.fate(key, 55*minute)

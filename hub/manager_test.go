@@ -133,7 +133,7 @@ func TestStartIsCancelled(t *testing.T) {
 		"waiting for a broken": func(w *world, _ *process) { w.notebook.Set(key, hubtest.Mood{Broken: true}) },
 		"trying a kernel": func(w *world, _ *process) {
 			w.setPolicy(func(p *hub.Policy) { p.KernelCheck = true })
-			w.notebook.Set(key, hubtest.Mood{KernelAfter: time.Hour})
+			w.notebook.Set(key, hubtest.Mood{KernelIn: time.Hour})
 		},
 	}
 	for phase, arrange := range phases {

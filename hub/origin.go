@@ -1,7 +1,9 @@
 package hub
 
 import (
+	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -41,10 +43,16 @@ func NewOrigins(mode OriginMode, publicURL, notebookHost string) (Origins, error
 	if base == "//" {
 		base = "/"
 	}
-	if strings.ContainsAny(u.EscapedPath(), "%\\;?# ") || strings.Contains(base, "..") {
+	if u.Path != u.EscapedPath() || !plainPath(base) {
 		return fail("public_url", "the base path holds a character that is not allowed", "use letters, digits, - and _ in the path")
 	}
 	o := Origins{mode: mode, scheme: u.Scheme, hubHost: canonicalHost(u.Host, u.Scheme), base: base, notebook: canonicalHost(notebookHost, u.Scheme)}
+	if !plainHost(o.hubHost) {
+		return fail("public_url", "the public address has no plain host", "give a host name of letters, digits, - and dots, or an IP address, and a port if it needs one")
+	}
+	if o.notebook != "" && !plainHost(o.notebook) {
+		return fail("notebook_host", "this is no host", "give a host name of letters, digits, - and dots, and a port if it needs one")
+	}
 	switch mode {
 	case Subdomains:
 		if o.notebook == "" {
@@ -63,6 +71,42 @@ func NewOrigins(mode OriginMode, publicURL, notebookHost string) (Origins, error
 		return fail("origins", "there is no such form of origins", "use subdomains, paths or one-origin")
 	}
 	return o, nil
+}
+
+// plainPath tells whether a path that begins and ends with a slash has plain segments only.
+func plainPath(path string) bool {
+	if path == "/" {
+		return true
+	}
+	for seg := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		if seg == "" || seg == "." || seg == ".." || strings.Trim(lowerASCII(seg), "abcdefghijklmnopqrstuvwxyz0123456789-_.~") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// plainHost tells whether a canonical host is a DNS name or an address, with a port or without.
+func plainHost(host string) bool {
+	name := hostname(host)
+	if port := host[len(name):]; port != "" {
+		if n, err := strconv.ParseUint(port[1:], 10, 16); err != nil || n == 0 || port[1] == '0' {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil && addr.Is6() && addr.Zone() == ""
+	}
+	if len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > maxLabel || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // canonicalHost lower-cases a Host value and drops the scheme's default port and a trailing dot.

@@ -36,6 +36,15 @@ func TestOrigins(t *testing.T) {
 		{Subdomains, "ftp://example.org/", "", "", "", "public_url"},
 		{Subdomains, "https://example.org/a%2fb/", "", "", "", "public_url"},
 		{Subdomains, "https://u:p@example.org/", "", "", "", "public_url"},
+		{Subdomains, "https://example.org/a//b/", "", "", "", "public_url"},
+		{Subdomains, "https://example.org/a/./b/", "", "", "", "public_url"},
+		{Subdomains, "https://exa mple.org/", "", "", "", "public_url"},
+		{Subdomains, "https://example.org:99999/", "", "", "", "public_url"},
+		{Subdomains, "https://example.org/", "https://nb.example.org/", "", "", "notebook_host"},
+		{Subdomains, "https://example.org/", "nb.example.org/x", "", "", "notebook_host"},
+		{Subdomains, "https://example.org/", ".example.org", "", "", "notebook_host"},
+		{Paths, "https://example.org/", "example.org:0", "", "", "notebook_host"},
+		{Paths, "https://[2001:db8::1]/", "[2001:db8::1]:8443", "https://[2001:db8::1]:8443/user/alice/lab", "https://[2001:db8::1]/hub/login", ""},
 	} {
 		o, err := NewOrigins(c.mode, c.public, c.nbs)
 		if c.bad != "" {

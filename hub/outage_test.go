@@ -25,7 +25,7 @@ func TestContainerDies(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 			w.setPolicy(func(p *hub.Policy) { p.KernelCheck = true })
-			w.notebook.Set(key, hubtest.Mood{KernelAfter: 5 * time.Second})
+			w.notebook.Set(key, hubtest.Mood{KernelIn: 5 * time.Second})
 			w.ready(h, key)
 		}, 6 * time.Second},
 		{"while the store is away", func(w *world, _ *process, _ hub.ServerKey) {
@@ -51,6 +51,9 @@ func TestContainerDies(t *testing.T) {
 				w.agrees(key, hub.Failed)
 				if rec := w.record(key); rec.Reason != "your server ended by itself: out of memory" || len(rec.LogTail) != 2 {
 					t.Errorf("recorded: %q, %q", rec.Reason, rec.LogTail)
+				}
+				if told := w.steps(h, key)(); !told[len(told)-1].Failed {
+					t.Errorf("whoever looks hears last: %+v", told[len(told)-1])
 				}
 				w.ready(h, key)
 			})

@@ -181,14 +181,14 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	u, err := url.Parse(s)
 	ok := err == nil && u.RawQuery == "" && u.Fragment == "" && u.User == nil
 	switch {
-	case ok && (u.Scheme == "http" || u.Scheme == "https") && u.Port() != "" && u.Hostname() != "" && strings.Trim(u.Path, "/") == "":
-		return Endpoint{u.Scheme + "://" + u.Host}, nil
+	case ok && u.Scheme == "http" && u.Port() != "" && u.Hostname() != "" && strings.Trim(u.Path, "/") == "":
+		return Endpoint{"http://" + u.Host}, nil
 	case ok && u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/") && len(u.Path) <= 107:
 		return Endpoint{"unix://" + u.Path}, nil
 	}
 	return Endpoint{}, &Error{
 		Kind: Invalid, Op: "parse endpoint", Field: "endpoint", Message: "this is no endpoint",
-		Remedy: "give http://host:port, https://host:port or unix:///path of at most 107 bytes",
+		Remedy: "give http://host:port, or unix:///path of at most 107 bytes",
 	}
 }
 
@@ -205,9 +205,6 @@ func (e Endpoint) Address() string {
 	_, a, _ := strings.Cut(e.s, "://")
 	return a
 }
-
-// TLS tells whether the server speaks TLS.
-func (e Endpoint) TLS() bool { return strings.HasPrefix(e.s, "https://") }
 
 // String is the endpoint as parsed.
 func (e Endpoint) String() string { return e.s }

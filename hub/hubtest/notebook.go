@@ -15,9 +15,10 @@ type Mood struct {
 	After   time.Duration     // it answers only so long after it was first asked
 	State   hub.NotebookState // of its kernels and terminals
 	NoState bool              // it does not tell its state
+	StateIn time.Duration     // how long it takes to tell
 	Kernel  error             // what becomes of a kernel that is tried
 
-	KernelAfter time.Duration // how long that takes
+	KernelIn time.Duration // how long that takes
 }
 
 // FakeNotebook is a [hub.Notebook] that asks the running containers of a [FakeSpawner]: where none
@@ -118,6 +119,9 @@ func (n *FakeNotebook) Busy(ctx context.Context, t hub.Target) (hub.NotebookStat
 	n.mu.Lock()
 	n.asked[key]++
 	n.mu.Unlock()
+	if err := wait(ctx, m.StateIn); err != nil {
+		return hub.NotebookState{}, err
+	}
 	if m.NoState {
 		return hub.NotebookState{}, hub.Errorf(hub.Unavailable, "ask fake server", "it answered with status 403")
 	}
@@ -133,10 +137,17 @@ func (n *FakeNotebook) TryKernel(ctx context.Context, t hub.Target) error {
 	n.mu.Lock()
 	n.kernel[key]++
 	n.mu.Unlock()
+	if err := wait(ctx, m.KernelIn); err != nil {
+		return err
+	}
+	return m.Kernel
+}
+
+func wait(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(m.KernelAfter):
-		return m.Kernel
+	case <-time.After(d):
+		return nil
 	case <-ctx.Done():
-		return hub.Wrap(hub.Canceled, "try fake kernel", ctx.Err())
+		return hub.Wrap(hub.Canceled, "ask fake server", ctx.Err())
 	}
 }
