@@ -4,19 +4,23 @@
 // by a unix socket alone, with one user for the hub and one of fewer rights for the proxy. The
 // child has a session of its own and outlives a killed hub; the next hub adopts it. It refuses to
 // know what is kept in it: that is hub/redisstore's.
+//
+// Two locks (flock(2)) in the directory keep things single. "lock" is the hub's. "server.lock" is
+// the child's: it is handed the open file, so the lock is held just as long as that process lives,
+// whoever started it, and whatever became of socket and pid file meanwhile.
 package redisserver
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -65,216 +69,157 @@ func (s *Server) url(user string, password hub.Secret) string {
 }
 
 // Run keeps a redis-server running until ctx ends, adopting one that an earlier hub left; then it
-// has it save and end. ready is called when it answers for the first time. Another hub on the same
+// has it save and end. ready is called each time one begins to answer. Another hub on the same
 // directory is an error.
 func (s *Server) Run(ctx context.Context, ready func()) error {
-	lock, err := s.prepare()
+	lock, err := s.prepare(ctx)
 	if err != nil {
 		return err
 	}
 	defer lock.Close() //nolint:errcheck // released with the process at the latest
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+	for wait := firstWait; ; wait = min(2*wait, 5*time.Second) {
 		began := time.Now()
 		err := s.once(ctx, ready)
 		if ctx.Err() != nil {
-			s.shutdown()
+			s.shutdown(context.WithoutCancel(ctx))
 			return ctx.Err()
 		}
 		if time.Since(began) > 30*time.Second {
-			wait = 100 * time.Millisecond
+			wait = firstWait
 		}
 		s.cfg.Logger.ErrorContext(ctx, "redis-server ended; starting it again", "error", err, "after", wait)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		pause(ctx, wait)
 	}
 }
 
-// prepare makes the directories and files, and takes the directory's lock.
-func (s *Server) prepare() (*os.File, error) {
-	for dir, mode := range map[string]os.FileMode{s.cfg.Dir: 0o700, s.cfg.SocketDir: 0o750} {
-		if err := os.MkdirAll(dir, mode); err != nil {
-			return nil, hub.Wrap(hub.Unavailable, "make Redis's directory", err)
-		}
-	}
-	if os.Geteuid() == 0 { // setgid: the socket that Redis makes is the proxy's group's
-		if err := os.Chown(s.cfg.SocketDir, 0, s.cfg.GID); err != nil {
-			return nil, hub.Wrap(hub.Unavailable, "give Redis's directory to the proxy's group", err)
-		}
-	}
-	if err := os.Chmod(s.cfg.SocketDir, 0o750|os.ModeSetgid); err != nil {
-		return nil, hub.Wrap(hub.Unavailable, "set mode of Redis's directory", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(s.cfg.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, hub.Wrap(hub.Unavailable, "lock Redis's directory", err)
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor
-		lock.Close() //nolint:errcheck // unused
-		return nil, &hub.Error{Kind: hub.Conflict, Op: "lock Redis's directory", Field: "state_dir", Message: "another carrel runs on this state_dir", Remedy: "stop it first, or give this one a state_dir of its own", Err: err}
-	}
-	for name, text := range map[string]string{"redis.conf": s.config(), "users.acl": s.users()} {
-		if err := os.WriteFile(filepath.Join(s.cfg.Dir, name), []byte(text), 0o600); err != nil {
-			lock.Close() //nolint:errcheck // unused
-			return nil, hub.Wrap(hub.Unavailable, "write Redis's configuration", err)
-		}
-	}
-	return lock, nil
-}
+const (
+	firstWait      = 100 * time.Millisecond // before a second start
+	shutdownWithin = 20 * time.Second
+)
 
-func (s *Server) config() string {
-	return fmt.Sprintf(`port 0
-unixsocket %q
-unixsocketperm 770
-dir %q
-pidfile %q
-logfile %q
-aclfile %q
-daemonize no
-appendonly yes
-appendfsync everysec
-save ""
-maxmemory-policy noeviction
-timeout 0
-`, s.socket(), s.cfg.Dir, filepath.Join(s.cfg.Dir, "redis.pid"), filepath.Join(s.cfg.Dir, "redis.log"), filepath.Join(s.cfg.Dir, "users.acl"))
-}
-
-// users are the ACL: nobody without a name; the hub everything but what could end or rewire the
-// server beyond its use; the proxy only what carrying requests takes: read people, tokens and
-// routes, take tickets, open and touch sessions, record activity, hear events.
-func (s *Server) users() string {
-	p := s.cfg.Prefix
-	read := ""
-	for _, k := range []string{"user:*", "token:*", "route:*", "tomb:*"} {
-		read += " %R~" + p + k
+// pause waits, or less when ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
-	write := ""
-	for _, k := range []string{"session:*", "child:*", "children:*", "ticket:*", "routes", "activity"} {
-		write += " ~" + p + k
-	}
-	return "user default off\n" +
-		"user hub on >" + s.cfg.Hub.Reveal() + " ~* &* +@all -debug -replicaof -slaveof -module -acl\n" +
-		"user proxy on >" + s.cfg.Proxy.Reveal() + read + write + " &" + p + "events -@all +get +mget +getdel +set +exists +zadd +zrange +zrem +pttl +pexpire +del" +
-		" +eval +evalsha +script|load +subscribe +unsubscribe +ping +hello +client +auth\n"
 }
 
 // once runs a redis-server to its end, or adopts one and waits for its.
 func (s *Server) once(ctx context.Context, ready func()) error {
-	if s.answers(ctx) == nil {
-		s.cfg.Logger.InfoContext(ctx, "adopted the running redis-server")
-		ready()
-		return s.waitGone(ctx)
+	lock, err := s.flock("server.lock")
+	if err != nil {
+		return err
 	}
-	if pid := s.survivor(); pid > 0 {
-		s.cfg.Logger.WarnContext(ctx, "a redis-server runs on this directory and does not answer yet", "pid", pid)
-		return s.waitAnswerOrEnd(ctx, pid, ready)
+	if lock != nil {
+		return s.start(ctx, lock, ready)
 	}
+	s.cfg.Logger.InfoContext(ctx, "adopting the running redis-server")
+	for ctx.Err() == nil && s.runs() {
+		if s.answers(ctx) == nil {
+			ready()
+			for ctx.Err() == nil && s.runs() {
+				pause(ctx, 200*time.Millisecond)
+			}
+			break
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return errors.New("the adopted redis-server ended")
+}
+
+// start starts a redis-server that holds lock, and waits for its end.
+func (s *Server) start(ctx context.Context, lock *os.File, ready func()) error {
+	defer lock.Close()                                                          //nolint:errcheck // the child has its own
 	cmd := exec.Command("redis-server", filepath.Join(s.cfg.Dir, "redis.conf")) //nolint:gosec,noctx // our own file; it is to outlive us
 	cmd.Dir = s.cfg.Dir
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
+	cmd.ExtraFiles = []*os.File{lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is not for it
 	if err := cmd.Start(); err != nil {
 		return &hub.Error{Kind: hub.Unavailable, Op: "start redis-server", Message: "redis-server can't be started", Remedy: "install redis-server, or set redis.url", Err: err}
 	}
+	lock.Close() //nolint:errcheck // now it is the child's alone
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // ends with the child, which may outlive this process
-	for {
-		if s.answers(ctx) == nil {
-			ready()
-			break
-		}
+	for s.answers(ctx) != nil {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("redis-server ended at its start; see %s: %w", filepath.Join(s.cfg.Dir, "redis.log"), err)
+			return fmt.Errorf("redis-server ended at its start; see %s: %w", filepath.Join(s.cfg.Dir, "redis.log"), orByItself(err))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+	ready()
 	select {
 	case err := <-ended:
-		if err == nil {
-			err = errors.New("it ended by itself")
-		}
-		return err
+		return orByItself(err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
+func orByItself(err error) error {
+	if err == nil {
+		return errors.New("it ended by itself")
+	}
+	return err
+}
+
 func (s *Server) client() *redis.Client {
-	return redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket(), Username: "hub", Password: s.cfg.Hub.Reveal(), DialTimeout: time.Second, ReadTimeout: time.Second, MaxRetries: -1})
+	return redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket(), Username: "hub", Password: s.cfg.Hub.Reveal(), DialTimeout: time.Second, ReadTimeout: time.Second, MaxRetries: -1, DialerRetries: 1})
 }
 
 func (s *Server) answers(ctx context.Context) error {
+	probe, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", s.socket())
+	if err != nil {
+		return err // asked often while it starts, and the client would log each failure
+	}
+	probe.Close() //nolint:errcheck // nothing was written
 	c := s.client()
 	defer c.Close() //nolint:errcheck // one question
 	return c.Ping(ctx).Err()
 }
 
-// survivor is the pid of a redis-server that still has our directory, or 0.
-func (s *Server) survivor() int {
-	raw, err := os.ReadFile(filepath.Join(s.cfg.Dir, "redis.pid"))
-	if err != nil {
-		return 0
+// runs tells whether a redis-server has this directory, be it that it does not answer.
+func (s *Server) runs() bool {
+	lock, err := s.flock("server.lock")
+	if lock != nil {
+		lock.Close() //nolint:errcheck // only whether it could be had
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil {
-		return 0
-	}
-	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != s.cfg.Dir {
-		return 0
-	}
-	return pid
-}
-
-// waitGone watches an adopted server.
-func (s *Server) waitGone(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(500 * time.Millisecond):
-		}
-		if s.answers(ctx) != nil && s.survivor() == 0 {
-			return errors.New("the adopted redis-server ended")
-		}
-	}
-}
-
-func (s *Server) waitAnswerOrEnd(ctx context.Context, pid int, ready func()) error {
-	for ctx.Err() == nil {
-		if s.answers(ctx) == nil {
-			ready()
-			return s.waitGone(ctx)
-		}
-		if s.survivor() != pid {
-			return errors.New("the redis-server that did not answer ended")
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	return ctx.Err()
+	return lock == nil && err == nil
 }
 
 // shutdown has the server write everything down and end.
-func (s *Server) shutdown() {
-	ctx, done := context.WithTimeout(context.Background(), 10*time.Second)
+func (s *Server) shutdown(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, shutdownWithin)
 	defer done()
-	c := s.client()
-	defer c.Close()           //nolint:errcheck // it ends with the server
-	_ = c.Shutdown(ctx).Err() // the connection's end is the answer
-	for ctx.Err() == nil && s.survivor() != 0 {
-		time.Sleep(20 * time.Millisecond)
+	for ctx.Err() == nil && s.runs() {
+		c := s.client()
+		_ = c.Shutdown(ctx).Err() // the connection's end is the answer
+		c.Close()                 //nolint:errcheck // it ends with the server
+		pause(ctx, 50*time.Millisecond)
+	}
+	if s.runs() {
+		s.cfg.Logger.ErrorContext(ctx, "redis-server does not end", "log", filepath.Join(s.cfg.Dir, "redis.log"))
 	}
 }
 
-// Stop ends a redis-server that an earlier hub left, when the deployment is taken down.
-func (s *Server) Stop() {
-	if s.survivor() != 0 {
-		s.shutdown()
+// Stop ends a redis-server that an earlier hub left, when the deployment is taken down. A hub that
+// runs is Conflict: it would only start another.
+func (s *Server) Stop() error {
+	if _, err := os.Stat(s.cfg.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
+	lock, err := s.flock("lock")
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return errTaken
+	}
+	defer lock.Close() //nolint:errcheck // released with the process at the latest
+	s.shutdown(context.Background())
+	return nil
 }

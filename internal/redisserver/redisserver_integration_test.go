@@ -1,0 +1,609 @@
+//go:build integration
+
+package redisserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"carrel/hub"
+	"carrel/hub/redisstore"
+)
+
+const within = 60 * time.Second
+
+// helperDir tells a copy of this test program to be a hub that keeps a Redis there.
+const helperDir = "REDISSERVER_TEST_HUB"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(helperDir); dir != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		s, err := New(config(dir, slog.New(slog.DiscardHandler)))
+		if err == nil {
+			err = s.Run(ctx, sync.OnceFunc(func() { fmt.Println("ready") }))
+		}
+		fmt.Println("ended:", err)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func config(dir string, logger *slog.Logger) Config {
+	return Config{
+		Dir: filepath.Join(dir, "redis"), SocketDir: filepath.Join(dir, "run"), GID: os.Getgid(), Prefix: "carrel:test:",
+		Hub: hub.NewSecret("hub-password"), Proxy: hub.NewSecret("proxy-password"), Logger: logger,
+	}
+}
+
+// place is a directory with a short path, whose redis-server is ended with the test.
+func place(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "rs-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if pid := serverOf(dir); pid > 0 {
+			syscall.Kill(pid, syscall.SIGKILL)
+			eventually(t, "the last redis-server to end", func() bool { return serverOf(dir) == 0 })
+		}
+		os.RemoveAll(dir)
+	})
+	return dir
+}
+
+// hubIn starts another process that keeps a Redis in dir, and waits until it answers.
+func hubIn(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), helperDir+"="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	said := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		said <- line
+	}()
+	select {
+	case line := <-said:
+		if line != "ready\n" {
+			t.Fatalf("the other hub says %q", line)
+		}
+	case <-time.After(within):
+		t.Fatal("the other hub does not get ready")
+	}
+	return cmd
+}
+
+// killedHub is the redis-server that a hub left which was killed.
+func killedHub(t *testing.T, dir string) (pid int) {
+	t.Helper()
+	cmd := hubIn(t, dir)
+	cmd.Process.Kill() //nolint:errcheck // seen below
+	cmd.Wait()         //nolint:errcheck // it was killed
+	if pid = serverOf(dir); pid <= 0 {
+		t.Fatal("its redis-server ended with it")
+	}
+	return pid
+}
+
+// serverOf is the pid of the redis-server that has a directory, found in /proc; it is -1 when there
+// are several.
+func serverOf(dir string) (pid int) {
+	want, err := filepath.EvalSymlinks(filepath.Join(dir, "redis"))
+	if err != nil {
+		return 0
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		comm, _ := os.ReadFile(p + "/comm")
+		cwd, _ := os.Readlink(p + "/cwd")
+		if strings.TrimSpace(string(comm)) == "redis-server" && cwd == want {
+			if pid != 0 {
+				return -1
+			}
+			pid, _ = strconv.Atoi(filepath.Base(p))
+		}
+	}
+	return pid
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("waited in vain for ", what)
+		}
+	}
+}
+
+// running is a Server that runs in this process.
+type running struct {
+	*Server
+
+	ready chan struct{} // one for each time that it answered
+	ended chan error
+	stop  context.CancelFunc
+	log   *syncBuffer
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func run(t *testing.T, dir string, change ...func(*Config)) *running {
+	t.Helper()
+	log := &syncBuffer{}
+	cfg := config(dir, slog.New(slog.NewTextHandler(log, nil)))
+	for _, c := range change {
+		c(&cfg)
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Server: s, ready: make(chan struct{}, 100), ended: make(chan error, 1), stop: cancel, log: log}
+	go func() { r.ended <- s.Run(ctx, func() { r.ready <- struct{}{} }) }()
+	t.Cleanup(r.end)
+	return r
+}
+
+// end stops it, and waits.
+func (r *running) end() {
+	r.stop()
+	err := <-r.ended
+	r.ended <- err
+}
+
+func (r *running) await(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.ready:
+	case err := <-r.ended:
+		r.ended <- err
+		t.Fatal("it ended: ", err)
+	case <-time.After(within):
+		t.Fatalf("it does not get ready: %s", r.log)
+	}
+}
+
+func dial(t *testing.T, address string) *redis.Client {
+	t.Helper()
+	o, err := redis.ParseURL(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := redis.NewClient(o)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestItIsReachedByItsSocketAlone(t *testing.T) {
+	dir := place(t)
+	r := run(t, dir)
+	r.await(t)
+	for path, mode := range map[string]os.FileMode{"redis": 0o700, "run": 0o750 | os.ModeSetgid, "redis/users.acl": 0o600, "redis/redis.conf": 0o600, "run/redis.sock": 0o770} {
+		info, err := os.Stat(filepath.Join(dir, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode() &^ os.ModeType; got != mode && info.Mode()&(os.ModePerm|os.ModeSetgid) != mode {
+			t.Errorf("%s has mode %v, want %v", path, info.Mode(), mode)
+		}
+	}
+	if ports := listeners(t, serverOf(dir)); len(ports) > 0 {
+		t.Errorf("it listens on %v", ports)
+	}
+	c := dial(t, r.HubURL())
+	for key, want := range map[string]string{"port": "0", "appendonly": "yes", "maxmemory-policy": "noeviction", "appendfsync": "everysec"} {
+		if got, err := c.ConfigGet(t.Context(), key).Result(); err != nil || got[key] != want {
+			t.Errorf("%s is %v, %v", key, got, err)
+		}
+	}
+	if sid, err := unixGetsid(serverOf(dir)); err != nil || sid != serverOf(dir) {
+		t.Errorf("its session is %d, %v: Ctrl-C would reach it", sid, err)
+	}
+}
+
+// listeners are the TCP addresses that a process listens on.
+func listeners(t *testing.T, pid int) (list []string) {
+	t.Helper()
+	own := map[string]bool{}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if len(fds) == 0 {
+		t.Fatal("its descriptors can't be seen")
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil {
+			own[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] = true
+		}
+	}
+	for _, table := range []string{"tcp", "tcp6"} {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table))
+		if err != nil {
+			continue // no IPv6 here
+		}
+		for line := range strings.Lines(string(raw)) {
+			if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && own[f[9]] {
+				list = append(list, f[1])
+			}
+		}
+	}
+	return list
+}
+
+func unixGetsid(pid int) (int, error) {
+	sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(pid), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sid), nil
+}
+
+// TestTheNextHubAdoptsIt: a killed hub's Redis goes on, and the next one's is the same process with
+// the same data, not a second server on one directory.
+func TestTheNextHubAdoptsIt(t *testing.T) {
+	dir := place(t)
+	first := hubIn(t, dir)
+	pid := serverOf(dir)
+	address := mustNew(t, dir).HubURL()
+	if err := dial(t, address).Set(t.Context(), "carrel:test:x", "kept", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	rival := run(t, dir)
+	if err := <-rival.ended; hub.KindOf(err) != hub.Conflict || hub.FieldOf(err) != "state_dir" {
+		t.Errorf("a second hub on one directory: %v", err)
+	}
+	rival.ended <- nil
+	if err := mustNew(t, dir).Stop(); hub.KindOf(err) != hub.Conflict {
+		t.Errorf("stopping it while its hub runs: %v", err)
+	}
+	first.Process.Kill() //nolint:errcheck // seen below
+	first.Wait()         //nolint:errcheck // it was killed
+	if serverOf(dir) != pid {
+		t.Fatal("it ended with its hub")
+	}
+	r := run(t, dir)
+	r.await(t)
+	if got := serverOf(dir); got != pid {
+		t.Errorf("it is %d now, was %d", got, pid)
+	}
+	if got, err := dial(t, address).Get(t.Context(), "carrel:test:x").Result(); err != nil || got != "kept" {
+		t.Errorf("the data: %q, %v", got, err)
+	}
+	if !strings.Contains(r.log.String(), "adopting") {
+		t.Errorf("it does not say so: %s", r.log)
+	}
+	// The adopted one's end is noticed too.
+	syscall.Kill(pid, syscall.SIGKILL)
+	r.await(t)
+	if got := serverOf(dir); got == pid || got <= 0 {
+		t.Errorf("after the crash it is %d", got)
+	}
+	if got, err := dial(t, address).Get(t.Context(), "carrel:test:x").Result(); err != nil || got != "kept" {
+		t.Errorf("the data after the crash: %q, %v", got, err)
+	}
+	r.end()
+	if got := serverOf(dir); got != 0 {
+		t.Errorf("it goes on as %d after an orderly end", got)
+	}
+}
+
+func mustNew(t *testing.T, dir string) *Server {
+	t.Helper()
+	s, err := New(config(dir, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestACrashLosesNothing that was written a second before (appendfsync everysec).
+func TestACrashLosesNothing(t *testing.T) {
+	dir := place(t)
+	r := run(t, dir)
+	r.await(t)
+	c := dial(t, r.HubURL())
+	for i := range 5 {
+		key := "carrel:test:" + strconv.Itoa(i)
+		if err := c.Set(t.Context(), key, i, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		// What was written to the file survives the process; only the machine's crash needs the fsync.
+		syscall.Kill(serverOf(dir), syscall.SIGKILL)
+		r.await(t)
+		for j := range i + 1 {
+			eventually(t, "an answer", func() bool { return c.Ping(t.Context()).Err() == nil })
+			if got, err := c.Get(t.Context(), "carrel:test:"+strconv.Itoa(j)).Int(); err != nil || got != j {
+				t.Errorf("after crash %d: %d is %d, %v", i, j, got, err)
+			}
+		}
+	}
+}
+
+// TestLeftoversDoNotConfuse: a socket on which nobody listens, a pid file that names somebody else.
+func TestLeftoversDoNotConfuse(t *testing.T) {
+	dir := place(t)
+	for _, d := range []string{"redis", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "run", "redis.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for name, text := range map[string]string{"redis.pid": strconv.Itoa(os.Getpid()), "server.lock": "", "lock": "", "redis.conf": "port 6379\n", "users.acl": "garbage"} {
+		if err := os.WriteFile(filepath.Join(dir, "redis", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := run(t, dir)
+	r.await(t)
+	if info, err := os.Stat(filepath.Join(dir, "redis")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the directory was left open: %v, %v", info.Mode(), err)
+	}
+	if ports := listeners(t, serverOf(dir)); len(ports) > 0 {
+		t.Errorf("the old configuration counts: %v", ports)
+	}
+}
+
+// TestAServerThatDoesNotAnswerIsWaitedFor, though its socket, and its pid file, are gone: a second
+// one on the same data would ruin it.
+func TestAServerThatDoesNotAnswerIsWaitedFor(t *testing.T) {
+	dir := place(t)
+	link := dir + "-link"
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(link) })
+	pid := killedHub(t, dir)
+	syscall.Kill(pid, syscall.SIGSTOP)
+	for _, name := range []string{"redis/redis.pid", "run/redis.sock"} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, name+".away")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The same directory by another name, as after a move of /var/lib to another disk.
+	r := run(t, link, func(c *Config) { c.Dir, c.SocketDir = filepath.Join(link, "redis"), filepath.Join(dir, "run") })
+	select {
+	case <-r.ready:
+		t.Fatal("ready while the server sleeps")
+	case <-time.After(2 * time.Second):
+	}
+	if got := serverOf(dir); got != pid {
+		t.Fatalf("a second server was started: %d", got)
+	}
+	syscall.Kill(pid, syscall.SIGKILL)
+	r.await(t)
+}
+
+// TestAnotherConfigurationEndsTheSurvivor: it would keep its old users.
+func TestAnotherConfigurationEndsTheSurvivor(t *testing.T) {
+	dir := place(t)
+	pid := killedHub(t, dir)
+	if err := dial(t, mustNew(t, dir).HubURL()).Set(t.Context(), "carrel:test:x", "kept", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, dir, func(c *Config) { c.Proxy = hub.NewSecret("another") })
+	r.await(t)
+	if got := serverOf(dir); got == pid {
+		t.Error("the old one goes on")
+	}
+	if err := dial(t, r.ProxyURL()).Ping(t.Context()).Err(); err != nil {
+		t.Errorf("the proxy's new password: %v", err)
+	}
+	if got, err := dial(t, r.HubURL()).Get(t.Context(), "carrel:test:x").Result(); err != nil || got != "kept" {
+		t.Errorf("the data: %q, %v", got, err)
+	}
+}
+
+func TestStopEndsASurvivor(t *testing.T) {
+	dir := place(t)
+	killedHub(t, dir)
+	for range 2 { // the second time there is none
+		if err := mustNew(t, dir).Stop(); err != nil || serverOf(dir) != 0 {
+			t.Errorf("%v, and it is %d", err, serverOf(dir))
+		}
+	}
+}
+
+// TestAServerThatCannotStartIsTold of, with where to look; and a missing one with what to install.
+func TestAServerThatCannotStartIsTold(t *testing.T) {
+	dir := place(t)
+	r := run(t, dir, func(c *Config) { c.Hub = hub.NewSecret("a b") }) // no password of an ACL
+	eventually(t, "a line in the log", func() bool { return strings.Contains(r.log.String(), "redis.log") })
+	r.end()
+
+	t.Setenv("PATH", "/nonexistent")
+	r = run(t, place(t))
+	eventually(t, "a line in the log", func() bool { return strings.Contains(r.log.String(), "redis-server can't be started") })
+	r.end()
+	if err := <-r.ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	r.ended <- nil
+}
+
+// TestWhatTheProxyMayDo: all that the store asks of it for a proxy, and nothing else.
+func TestWhatTheProxyMayDo(t *testing.T) {
+	dir := place(t)
+	r := run(t, dir)
+	r.await(t)
+	open := func(address string) *redisstore.Store {
+		s, err := redisstore.New(redisstore.Config{URL: address, Prefix: "carrel:test:", Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		return s
+	}
+	ctx, now := t.Context(), time.Now()
+	h, p := open(r.HubURL()), open(r.ProxyURL())
+	must := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	name, _ := hub.ParseUserName("alice")
+	key := hub.ServerKey{User: name}
+	endpoint, _ := hub.ParseEndpoint("http://10.0.0.1:8888")
+	user, err := h.BindUser(ctx, hub.User{ID: "ida", Name: name, Identity: hub.Identity{Issuer: "i", Subject: "s"}})
+	must("bind", err)
+	session := hub.Session{Hash: hub.RandomSecret().Hash(), User: name, UserID: user.ID, Created: now, LastSeen: now, Expires: now.Add(time.Hour), Identity: user.Identity}
+	must("hub's session", h.CreateSession(ctx, session))
+	ticket := hub.RandomSecret().Hash()
+	must("ticket", h.PutTicket(ctx, ticket, hub.Ticket{Parent: session.Hash, Host: "alice.localhost"}, time.Minute))
+	token := hub.RandomSecret().Hash()
+	must("token", h.CreateToken(ctx, hub.Token{ID: "t", Hash: token, User: name, UserID: user.ID, Expires: now.Add(time.Hour)}))
+	must("route", h.PutRoute(ctx, hub.Route{Key: key, Generation: 1, Endpoint: endpoint}))
+
+	heard := make(chan hub.Event, 100)
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for e := range p.Subscribe(listening) {
+			heard <- e
+		}
+		close(heard)
+	}()
+	await := func(kind hub.EventKind) {
+		t.Helper()
+		for {
+			select {
+			case e := <-heard:
+				if e.Kind == kind {
+					return
+				}
+			case <-time.After(within):
+				t.Fatal("never heard of ", kind)
+			}
+		}
+	}
+	await(hub.Reset)
+	must("ping", p.Ping(ctx))
+	_, err = p.Session(ctx, session.Hash)
+	must("session", err)
+	_, err = p.User(ctx, name)
+	must("user", err)
+	_, err = p.Token(ctx, token)
+	must("token", err)
+	_, err = p.TakeTicket(ctx, ticket)
+	must("take ticket", err)
+	child := session
+	child.Hash, child.Parent, child.Host = hub.RandomSecret().Hash(), session.Hash, "alice.localhost"
+	must("child session", p.CreateSession(ctx, child))
+	child.LastSeen = now.Add(time.Second)
+	must("touch", p.UpdateSession(ctx, child))
+	must("touch the hub's", p.UpdateSession(ctx, session))
+	must("activity", p.RecordActivity(ctx, []hub.Activity{{Key: key, Last: now}}))
+	routes := 0
+	for _, err := range p.Routes(ctx) {
+		must("routes", err)
+		routes++
+	}
+	if routes != 1 {
+		t.Errorf("%d routes", routes)
+	}
+	must("another route", h.PutRoute(ctx, hub.Route{Key: key, Generation: 2, Endpoint: endpoint}))
+	await(hub.RouteChanged)
+	if _, err := h.EndSessions(ctx, hub.SessionQuery{User: name}); err != nil {
+		t.Error(err)
+	}
+	await(hub.SessionsEnded)
+
+	c := dial(t, r.ProxyURL())
+	for _, command := range []string{
+		"FLUSHALL", "FLUSHDB", "KEYS *", "SCAN 0", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "ACL LIST", "ACL SETUSER proxy +@all", "MODULE LIST", "REPLICAOF 127.0.0.1 1", "SAVE", "BGREWRITEAOF", "MONITOR",
+		"CLIENT LIST", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1000", "CLIENT UNPAUSE", "CLIENT NO-EVICT on", "CLIENT REPLY OFF", "INFO", "COMMAND DOCS", "FUNCTION LIST", "SCRIPT FLUSH", "SCRIPT KILL", "SWAPDB 0 1", "SELECT 1", "MIGRATE 127.0.0.1 1 k 0 1", "SLOWLOG GET", "LATENCY RESET", "PSUBSCRIBE *",
+		"SUBSCRIBE other", "PUBLISH carrel:test:events x",
+		"SET carrel:test:user:alice {}", "SET carrel:test:token:x {}", "SET carrel:test:route:alice {}", "DEL carrel:test:tomb:x", "GET carrel:test:server:alice", "SET carrel:test:server:alice {}", "GET carrel:test:lease:x", "GET carrel:test:schema", "GET other:key", "SET other:key x",
+		"EVAL return(redis.call('KEYS','*')) 0", "EVAL return(redis.call('SET','carrel:test:user:alice','{}')) 0", "EVAL return(redis.call('PUBLISH','carrel:test:events','x')) 0",
+	} {
+		args := []any{}
+		for _, a := range strings.Fields(command) {
+			args = append(args, a)
+		}
+		ctx, done := context.WithTimeout(t.Context(), 10*time.Second)
+		err := c.Do(ctx, args...).Err()
+		done()
+		if !refused(err) {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+	for name, o := range map[string]*redis.Options{
+		"nobody": {}, "wrong password": {Username: "proxy", Password: "hub-password"}, "default": {Username: "default", Password: ""}, "no such user": {Username: "root", Password: "x"},
+	} {
+		o.Network, o.Addr, o.MaxRetries = "unix", filepath.Join(dir, "run", "redis.sock"), -1
+		n := redis.NewClient(o)
+		if err := n.Get(t.Context(), "carrel:test:schema").Err(); err == nil || errors.Is(err, redis.Nil) {
+			t.Errorf("%s may read: %v", name, err)
+		}
+		n.Close()
+	}
+	a := dial(t, r.HubURL())
+	for _, command := range []string{"REPLICAOF 127.0.0.1 1", "SLAVEOF 127.0.0.1 1", "MODULE LOAD /tmp/x.so", "DEBUG SLEEP 0", "ACL SETUSER x +@all"} {
+		args := []any{}
+		for _, a := range strings.Fields(command) {
+			args = append(args, a)
+		}
+		if err := a.Do(t.Context(), args...).Err(); !refused(err) {
+			t.Errorf("the hub may %s: %v", command, err)
+		}
+	}
+}
+
+// refused tells whether Redis did not let a command be run, by a user's rights or by its own settings.
+func refused(err error) bool {
+	for _, reason := range []string{"NOPERM", "The user executing the script can't", "command not allowed"} {
+		if err != nil && strings.Contains(err.Error(), reason) {
+			return true
+		}
+	}
+	return false
+}
