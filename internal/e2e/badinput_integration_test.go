@@ -43,6 +43,9 @@ func writeConfig(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil { // the proxy passes through
+		t.Fatal(err)
+	}
 	path := filepath.Join(dir, "carrel.yaml")
 	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)
@@ -104,8 +107,8 @@ spawner:
 profiles:
   - {name: small, default: true, title: Small, cpu: 1, memory: 512MiB, disk: 64MiB, network: none}
   - {name: wrong-image, title: Wrong image, image: "carrel.invalid/no-such-image:1", cpu: 1, memory: 256MiB}
-  - {name: deaf, title: Never listens, command: ["sleep", "1000"], cpu: 1, memory: 256MiB}
-  - {name: dies, title: Dies at once, command: ["python3", "-c", "import sys; print('the reason is here'); sys.exit(3)"], cpu: 1, memory: 256MiB}
+  - {name: deaf, title: Never listens, command: ["sleep", "1000"], cpu: 1, memory: 256MiB, disk: 64MiB}
+  - {name: dies, title: Dies at once, command: ["python3", "-c", "import sys; print('the reason is here'); sys.exit(3)"], cpu: 1, memory: 256MiB, disk: 64MiB}
 `})
 	alice := d.person("alice")
 	alice.signIn()
@@ -134,7 +137,8 @@ profiles:
 		}
 	})
 
-	for profile, want := range map[string]string{"wrong-image": "image", "deaf": "did not answer", "dies": "exit"} {
+	for _, c := range []struct{ profile, want string }{{"wrong-image", "fetched"}, {"deaf", "did not answer"}, {"dies", "exit code 3"}} {
+		profile, want := c.profile, c.want
 		t.Run("a start that can't succeed: "+profile, func(t *testing.T) {
 			if status, out := alice.api("POST", "/users/alice/server", fmt.Sprintf(`{"profile":%q}`, profile)); status != http.StatusAccepted {
 				t.Fatalf("start: status %d, %v", status, out)
@@ -156,6 +160,7 @@ profiles:
 
 func testRacingStarts(t *testing.T, d *deployment, alice *person) {
 	t.Helper()
+	alice = alice.in(t)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() { alice.api("POST", "/users/alice/server", `{"profile":"small"}`) })
@@ -187,6 +192,7 @@ func testRacingStarts(t *testing.T, d *deployment, alice *person) {
 
 func testFullHome(t *testing.T, alice *person) {
 	t.Helper()
+	alice = alice.in(t)
 	k := alice.newKernel()
 	out := k.run(`
 try:

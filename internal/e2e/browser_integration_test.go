@@ -121,10 +121,11 @@ func (b *browser) waitText(what, selector string, within time.Duration, want str
 }
 
 const (
-	startButton = `form[action*="/hub/spawn/"] button[type="submit"]`
-	stopButton  = `form[action*="/hub/stop/"] button[type="submit"]`
-	pythonCard  = `.jp-LauncherCard[data-category="Notebook"]`
-	cell        = `.jp-Notebook .jp-CodeCell .cm-content`
+	startButton  = `form[action*="/hub/spawn/"] button[type="submit"]`
+	stopButton   = `form[action*="/hub/stop/"] button[type="submit"]`
+	pythonCard   = `.jp-LauncherCard[data-category="Notebook"]`
+	renameDialog = `.jp-Dialog button.jp-mod-accept`
+	cell         = `.jp-Notebook .jp-CodeCell .cm-content`
 )
 
 // A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
@@ -150,9 +151,13 @@ func TestBrowserMainJob(t *testing.T) {
 		chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(input.ModifierShift)),
 	)
 	b.waitText("the cell's output", ".jp-OutputArea-output", time.Minute, "42")
-	b.do("save", 30*time.Second, chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)))
+	b.do("save", 30*time.Second,
+		chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)),
+		chromedp.WaitVisible(renameDialog), chromedp.Click(renameDialog), // it asks for a name at the first time
+	)
 	alice := d.person("alice")
 	alice.signIn()
+	alice.enter()
 	eventually(t, 20*time.Second, "the notebook is saved with its output", func() bool {
 		status, body := alice.jupyter("GET", "api/contents/Untitled.ipynb", "")
 		return status == 200 && strings.Contains(string(body), "42")

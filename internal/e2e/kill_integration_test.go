@@ -45,6 +45,7 @@ func seat(t *testing.T, d *deployment, n int) []desk {
 	}
 	for i := range desks {
 		desks[i].waitReady(3 * time.Minute)
+		desks[i].enter()
 		k := desks[i].newKernel()
 		desks[i].kernel = k.id
 		k.run("x = '" + desks[i].secret + "'")

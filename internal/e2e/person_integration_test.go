@@ -47,6 +47,13 @@ func (d *deployment) person(name string) *person {
 	return &person{t: d.t, d: d, name: name, http: &http.Client{Jar: jar, Transport: tr, Timeout: 60 * time.Second}}
 }
 
+// in is the same person in a subtest.
+func (p *person) in(t *testing.T) *person {
+	q := *p
+	q.t = t
+	return &q
+}
+
 // page is an answer read whole.
 type page struct {
 	status int
@@ -201,6 +208,15 @@ func (p *person) start(profile string) {
 		p.t.Fatalf("start: status %d, %v", status, out)
 	}
 	p.waitReady(2 * time.Minute)
+	p.enter()
+}
+
+// enter opens the default server, which gives the browser a session on its host.
+func (p *person) enter() {
+	p.t.Helper()
+	if at := p.visit(p.notebook("lab")); at.status != http.StatusOK {
+		p.t.Fatalf("%s's server: %s gives status %d:\n%.500s", p.name, at.url, at.status, at.body)
+	}
 }
 
 func (p *person) waitReady(within time.Duration) {
