@@ -167,7 +167,7 @@ func testRacingStarts(t *testing.T, d *deployment, alice *person) {
 	}
 	wg.Wait()
 	alice.waitReady(time.Minute)
-	if n := containers(t, d); n != 1 {
+	if n := len(d.containers()); n != 1 {
 		t.Fatalf("%d containers after eight starts at once", n)
 	}
 	for i := range 12 {
@@ -185,7 +185,7 @@ func testRacingStarts(t *testing.T, d *deployment, alice *person) {
 		return user["pending"] == nil && user["name"] == "alice"
 	})
 	alice.start("small")
-	if n := containers(t, d); n != 1 {
+	if n := len(d.containers()); n != 1 {
 		t.Fatalf("%d containers after starts racing stops", n)
 	}
 }
@@ -211,14 +211,4 @@ except OSError as e:
 	if out := alice.newKernel().run("import os; os.remove('big'); open('small','w').write('ok'); print(open('small').read())"); out != "ok" {
 		t.Errorf("after emptying the home: %q", out)
 	}
-}
-
-// containers counts a deployment's.
-func containers(t *testing.T, d *deployment) int {
-	t.Helper()
-	out, err := exec.Command("docker", "ps", "-aq", "--filter", "name=carrel-"+d.name+"-").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(strings.Fields(string(out)))
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,7 @@ type deployment struct {
 	url    string // the hub's, without a trailing slash
 	port   int
 	people map[string]string // passwords by user name
+	docker string            // address of a Docker of the test's own
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -156,7 +158,14 @@ func (d *deployment) waitReady() {
 			d.t.Fatalf("carrel ended at start; its output:\n%s", d.output())
 		default:
 		}
-		res, err := http.Get(fmt.Sprintf("http://localhost:%d%shub/health", d.port, d.base()))
+		req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d%shub/health", d.port, d.base()), nil)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if u, err := url.Parse(d.url); err == nil {
+			req.Host = u.Host // as whoever is in front of it would say
+		}
+		res, err := http.DefaultClient.Do(req)
 		if err == nil {
 			io.Copy(io.Discard, res.Body)
 			res.Body.Close()

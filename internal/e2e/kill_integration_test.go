@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // rounds is how often the kills are made: CARREL_KILL_ROUNDS, or 2.
@@ -69,23 +72,38 @@ func unharmed(t *testing.T, d *deployment, desks []desk, after string) {
 		}
 		k.conn.Close()
 	}
-	out, err := exec.Command("docker", "ps", "-a", "--format", "{{.Names}}", "--filter", "name=carrel-"+d.name+"-").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if names := strings.Fields(string(out)); len(names) != len(desks) {
+	if names := d.containers(); len(names) != len(desks) {
 		t.Fatalf("after %s there are %d containers for %d people: %v", after, len(names), len(desks), names)
 	}
 }
 
-// kill -9 of the hub and its proxy, and of Redis, while notebooks run: nothing is lost.
-func TestKills(t *testing.T) {
-	const people = 4
-	names := make([]string, people)
+// containers are the names of the deployment's, running or ended.
+func (d *deployment) containers() []string {
+	d.t.Helper()
+	cmd := exec.Command("docker", "ps", "-a", "--format", "{{.Names}}", "--filter", "name=carrel-"+d.name+"-")
+	if d.docker != "" {
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+d.docker)
+	}
+	out, err := cmd.Output()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return strings.Fields(string(out))
+}
+
+// peopleNamed is the configuration of demo people that seat signs in.
+func peopleNamed(n int) string {
+	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("person%d", i)
 	}
-	d := deploy(t, options{extra: "demo:\n  people: [" + strings.Join(names, ", ") + "]\nspawner:\n  kernel_check: false\n"})
+	return "demo:\n  people: [" + strings.Join(names, ", ") + "]\n"
+}
+
+// kill -9 of the hub and its proxy, and of Redis, while notebooks run: nothing is lost.
+func TestKills(t *testing.T) {
+	const people = 10
+	d := deploy(t, options{extra: peopleNamed(people) + "spawner:\n  kernel_check: false\n"})
 	desks := seat(t, d, people)
 	for round := range rounds(t) {
 		d.signal(syscall.SIGKILL)
@@ -103,6 +121,41 @@ func TestKills(t *testing.T) {
 			status, _ := desks[0].api("GET", "/user", "")
 			return status == 200
 		})
+	}
+}
+
+// A Redis that was wiped: servers and routes come back from the containers, with their kernels;
+// people sign in again and have the same homes.
+func TestRedisWiped(t *testing.T) {
+	d := deploy(t, options{extra: peopleNamed(2) + "spawner:\n  kernel_check: false\n  reconcile_every: 2s\n"})
+	desks := seat(t, d, 2)
+	d.wipeRedis()
+	for i := range desks {
+		p := desks[i].person
+		eventually(t, 20*time.Second, p.name+" is signed out", func() bool {
+			status, _ := p.api("GET", "/user", "")
+			return status == 403
+		})
+		p.signIn()
+		p.waitReady(30 * time.Second)
+		p.enter()
+	}
+	unharmed(t, d, desks, "a wiped Redis")
+}
+
+// wipeRedis empties the deployment's private Redis.
+func (d *deployment) wipeRedis() {
+	d.t.Helper()
+	acl, err := os.ReadFile(filepath.Join(d.dir, "state", "redis", "users.acl"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(acl), "user hub on >")
+	password, _, _ := strings.Cut(rest, " ")
+	c := redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(d.dir, "state", "run", "redis", "redis.sock"), Username: "hub", Password: password})
+	defer c.Close()
+	if err := c.FlushAll(d.t.Context()).Err(); err != nil {
+		d.t.Fatal(err)
 	}
 }
 
