@@ -270,12 +270,12 @@ func TestStartRightAfterAWipe(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		key := keyOf(t, "alice", "")
 		first := w.hub()
-		was := w.ready(first, key)
+		w.ready(first, key)
 		if _, err := first.Stop(t.Context(), key, ""); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		was = w.ready(first, key)
+		was := w.ready(first, key)
 		first.kill()
 		w.store.Wipe()
 		w.person("alice")

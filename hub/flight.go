@@ -130,7 +130,7 @@ func (m *Manager) launch(ctx context.Context, f *flight, lease heldLease, rec Se
 	go func() { // owned by m.wg, through land
 		defer m.land(lease.key, f)
 		defer cancel(nil)
-		stopKeeping := lease.keep(cancel)
+		stopKeeping := lease.keep(context.WithoutCancel(ctx), cancel) // until the clean-up is over too
 		defer stopKeeping()
 		fly(ctx)
 	}()
@@ -222,8 +222,8 @@ func giveBack(ctx context.Context, l Lease) {
 
 // keep extends the lease until the returned function is called, which gives it back. A lost lease
 // cancels the flight: another hub has the server now.
-func (l *serverLease) keep(cancel context.CancelCauseFunc) func() {
-	ctx, stop := context.WithCancel(context.Background())
+func (l *serverLease) keep(ctx context.Context, cancel context.CancelCauseFunc) func() {
+	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		tick := time.NewTicker(leaseTTL / 3)
@@ -243,7 +243,7 @@ func (l *serverLease) keep(cancel context.CancelCauseFunc) func() {
 	return func() {
 		stop()
 		wg.Wait()
-		l.giveBack(context.Background())
+		l.giveBack(ctx)
 	}
 }
 

@@ -169,7 +169,7 @@ func (k *Keyring) aead(p purpose) cipher.AEAD {
 func (k *Keyring) seal(p purpose, plaintext []byte, context string) string {
 	gcm := k.aead(p)
 	nonce := make([]byte, gcm.NonceSize())
-	rand.Read(nonce) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(nonce) // never fails since Go 1.24
 	return base64.RawURLEncoding.EncodeToString(gcm.Seal(nonce, nonce, plaintext, []byte(k.deployment+"\x00"+context)))
 }
 

@@ -43,17 +43,24 @@ func NewOrigins(mode OriginMode, publicURL, notebookHost string) (Origins, error
 	if base == "//" {
 		base = "/"
 	}
-	if u.Path != u.EscapedPath() || !plainPath(base) {
-		return fail("public_url", "the base path holds a character that is not allowed", "use letters, digits, - and _ in the path")
-	}
 	o := Origins{mode: mode, scheme: u.Scheme, hubHost: canonicalHost(u.Host, u.Scheme), base: base, notebook: canonicalHost(notebookHost, u.Scheme)}
-	if !plainHost(o.hubHost) {
+	switch {
+	case u.Path != u.EscapedPath() || !plainPath(base):
+		return fail("public_url", "the base path holds a character that is not allowed", "use letters, digits, - and _ in the path")
+	case !plainHost(o.hubHost):
 		return fail("public_url", "the public address has no plain host", "give a host name of letters, digits, - and dots, or an IP address, and a port if it needs one")
-	}
-	if o.notebook != "" && !plainHost(o.notebook) {
+	case o.notebook != "" && !plainHost(o.notebook):
 		return fail("notebook_host", "this is no host", "give a host name of letters, digits, - and dots, and a port if it needs one")
 	}
-	switch mode {
+	return o.inMode()
+}
+
+// inMode checks what the form of origins asks of the hosts.
+func (o Origins) inMode() (Origins, error) {
+	fail := func(field, message, remedy string) (Origins, error) {
+		return Origins{}, &Error{Kind: Invalid, Op: "read origins", Field: field, Message: message, Remedy: remedy}
+	}
+	switch o.mode {
 	case Subdomains:
 		if o.notebook == "" {
 			o.notebook = o.hubHost

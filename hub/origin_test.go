@@ -48,11 +48,8 @@ func TestOrigins(t *testing.T) {
 	} {
 		o, err := NewOrigins(c.mode, c.public, c.nbs)
 		if c.bad != "" {
-			var e *Error
-			if err == nil || KindOf(err) != Invalid {
-				t.Errorf("%s %s %s: %v, want a fault in %s", c.mode, c.public, c.nbs, err, c.bad)
-			} else if e, _ = err.(*Error); e.Field != c.bad || e.Remedy == "" {
-				t.Errorf("%s %s %s: field %q, remedy %q; want field %q", c.mode, c.public, c.nbs, e.Field, e.Remedy, c.bad)
+			if _, remedy := Public(err); KindOf(err) != Invalid || FieldOf(err) != c.bad || remedy == "" {
+				t.Errorf("%s %s %s: %v, remedy %q; want a fault in %s", c.mode, c.public, c.nbs, err, remedy, c.bad)
 			}
 			continue
 		}

@@ -455,8 +455,10 @@ func (s *spawnerSuite) listCut(t *testing.T) {
 	s.start(t, s.spec(t, "cut1", Runs))
 	s.start(t, s.spec(t, "cut2", Runs))
 	n := 0
-	for range s.d.List(t.Context()) {
-		n++
+	for st, err := range s.d.List(t.Context()) {
+		if n++; err != nil || st.Key.IsZero() {
+			t.Errorf("listed %+v, %v", st, err)
+		}
 		break
 	}
 	if n != 1 {

@@ -15,7 +15,7 @@ import (
 	"carrel/hub"
 )
 
-// ErrCrash, returned by a [Hook], ends a call as a killed process would: what was done stays done,
+// ErrCrash is what a [Hook] returns to end a call as a killed process would: what was done stays done,
 // nothing is cleaned up, and nobody hears a sensible answer.
 var ErrCrash = errors.New("the process was killed here")
 

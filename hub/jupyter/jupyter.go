@@ -81,7 +81,7 @@ func send(ctx context.Context, t hub.Target, method, page string, body io.Reader
 	if err != nil {
 		return 0, nil, hub.Wrap(hub.Unavailable, "ask server", err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end or abandoned
+	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	if err != nil {
 		return 0, nil, hub.Wrap(hub.Unavailable, "read server's answer", err)

@@ -198,6 +198,7 @@ func TestBusy(t *testing.T) {
 
 // Whatever a server says without end is cut, by its size or by the deadline.
 func TestEndlessAnswersAreCut(t *testing.T) {
+	t.Parallel()
 	forever := func(first, then string, pause time.Duration) func(net.Conn) {
 		return func(c net.Conn) {
 			io.WriteString(c, first)

@@ -88,12 +88,12 @@ func compute(ctx context.Context, t hub.Target, page string) error {
 	conn, res, err := dialer.DialContext(ctx, "ws://"+host(t.Endpoint)+t.BasePath+page+"?session_id="+session,
 		http.Header{"Authorization": {"token " + t.Token.Reveal()}})
 	if res != nil {
-		res.Body.Close() //nolint:errcheck // gorilla has read what it wants of it
+		res.Body.Close()
 	}
 	if err != nil {
 		return hub.Wrap(hub.Unavailable, "open kernel's websocket", err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing is lost with it
+	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	conn.SetReadLimit(maxBody)

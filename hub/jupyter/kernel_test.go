@@ -158,6 +158,7 @@ func TestExecuteRequest(t *testing.T) {
 
 // However a kernel misbehaves, the hub notices in time and shuts it down.
 func TestBadKernels(t *testing.T) {
+	t.Parallel()
 	stay := func(c *websocket.Conn) { // until the hub has had enough
 		for {
 			if _, _, err := c.ReadMessage(); err != nil {
