@@ -1,7 +1,7 @@
 package hubtest
 
 import (
-	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -56,7 +56,7 @@ func leaseRace(t *testing.T, s hub.Leases) {
 	for i := range 20 {
 		var taken atomic.Int32
 		race(8, func(int) {
-			_, err := s.Acquire(t.Context(), fmt.Sprint(i), time.Hour)
+			_, err := s.Acquire(t.Context(), strconv.Itoa(i), time.Hour)
 			switch {
 			case err == nil:
 				taken.Add(1)

@@ -3,6 +3,7 @@ package hubtest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,7 +107,7 @@ func userRace(t *testing.T, s hub.UserStore) {
 		var winner sync.Map
 		race(8, func(n int) {
 			u := madeUser(fmt.Sprintf("user-%d", i))
-			u.Identity.Subject = fmt.Sprint(n % 2)
+			u.Identity.Subject = strconv.Itoa(n % 2)
 			u.ID = hub.UserID(u.Identity.Subject)
 			bound, err := s.BindUser(t.Context(), u)
 			switch {
@@ -130,7 +131,7 @@ func userCrowd(t *testing.T, s hub.UserStore) {
 	var failed atomic.Int32
 	race(60, func(n int) {
 		u := madeUser("alice")
-		u.DisplayName = fmt.Sprint(n)
+		u.DisplayName = strconv.Itoa(n)
 		if _, err := s.BindUser(t.Context(), u); err != nil {
 			failed.Add(1)
 			t.Log(err)
@@ -336,7 +337,7 @@ func tokensListed(t *testing.T, s hub.TokenStore) {
 	same(t, all(t, s.Tokens(t.Context(), name("alice"))), []hub.Token(nil))
 	want := map[string]string{}
 	for i := range 250 {
-		x := madeToken("alice", fmt.Sprint(i))
+		x := madeToken("alice", strconv.Itoa(i))
 		if i%3 == 0 {
 			x.Expires = time.Time{}
 		}

@@ -3,6 +3,7 @@ package hubtest
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -112,7 +113,7 @@ func serverRace(t *testing.T, s hub.ServerStore) {
 		var won atomic.Int32
 		race(8, func(n int) {
 			mine := x
-			mine.Reason = fmt.Sprint(n % 2) // two of them write the very same
+			mine.Reason = strconv.Itoa(n % 2) // two of them write the very same
 			_, err := s.PutServer(t.Context(), mine)
 			switch {
 			case err == nil:

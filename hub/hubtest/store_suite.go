@@ -43,47 +43,54 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 
 // Calls are one call of every operation of s, on things of its own.
 func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
-	session := madeSession("calls")
-	user, key := session.User, hub.ServerKey{User: session.User}
-	drain := func(yield func(string, func(context.Context) error) bool, name string, list func(context.Context) error) bool {
-		return yield(name, list)
+	x, u, token := madeSession("calls"), madeUser("calls"), madeToken("calls", "id")
+	key := hub.ServerKey{User: x.User}
+	calls := []struct {
+		op   string
+		call func(context.Context) error
+	}{
+		{"CreateSession", func(ctx context.Context) error { return s.CreateSession(ctx, x) }},
+		{"Session", func(ctx context.Context) error { _, err := s.Session(ctx, x.Hash); return err }},
+		{"UpdateSession", func(ctx context.Context) error { return s.UpdateSession(ctx, x) }},
+		{"Sessions", func(ctx context.Context) error { _, err := collect(s.Sessions(ctx)); return err }},
+		{"PutTicket", func(ctx context.Context) error {
+			return s.PutTicket(ctx, "calls", hub.Ticket{Parent: x.Hash}, time.Hour)
+		}},
+		{"TakeTicket", func(ctx context.Context) error { _, err := s.TakeTicket(ctx, "calls"); return err }},
+		{"Once", func(ctx context.Context) error { _, err := s.Once(ctx, "calls", time.Hour); return err }},
+		{"EndSessions", func(ctx context.Context) error {
+			_, err := s.EndSessions(ctx, hub.SessionQuery{Hash: x.Hash})
+			return err
+		}},
+		{"BindUser", func(ctx context.Context) error { _, err := s.BindUser(ctx, u); return err }},
+		{"User", func(ctx context.Context) error { _, err := s.User(ctx, u.Name); return err }},
+		{"Rebind", func(ctx context.Context) error { return s.Rebind(ctx, u) }},
+		{"Users", func(ctx context.Context) error { _, err := collect(s.Users(ctx)); return err }},
+		{"DeleteUser", func(ctx context.Context) error { return s.DeleteUser(ctx, u.Name) }},
+		{"CreateToken", func(ctx context.Context) error { return s.CreateToken(ctx, token) }},
+		{"Token", func(ctx context.Context) error { _, err := s.Token(ctx, token.Hash); return err }},
+		{"Tokens", func(ctx context.Context) error { _, err := collect(s.Tokens(ctx, u.Name)); return err }},
+		{"DeleteToken", func(ctx context.Context) error { return s.DeleteToken(ctx, u.Name, token.ID) }},
+		{"PutServer", func(ctx context.Context) error { _, err := s.PutServer(ctx, hub.Server{Key: key}); return err }},
+		{"Server", func(ctx context.Context) error { _, err := s.Server(ctx, key); return err }},
+		{"Servers", func(ctx context.Context) error { _, err := collect(s.Servers(ctx)); return err }},
+		{"DeleteServer", func(ctx context.Context) error { return s.DeleteServer(ctx, hub.Server{Key: key}) }},
+		{"NextGeneration", func(ctx context.Context) error { _, err := s.NextGeneration(ctx, key, 0); return err }},
+		{"PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }},
+		{"Routes", func(ctx context.Context) error { _, err := collect(s.Routes(ctx)); return err }},
+		{"DeleteRoute", func(ctx context.Context) error { return s.DeleteRoute(ctx, key, 1) }},
+		{"RecordActivity", func(ctx context.Context) error {
+			return s.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}})
+		}},
+		{"Activities", func(ctx context.Context) error { _, err := collect(s.Activities(ctx)); return err }},
+		{"Acquire", func(ctx context.Context) error { _, err := s.Acquire(ctx, "calls", time.Hour); return err }},
 	}
 	return func(yield func(string, func(context.Context) error) bool) {
-		_ = yield("CreateSession", func(ctx context.Context) error { return s.CreateSession(ctx, session) }) &&
-			yield("Session", func(ctx context.Context) error { _, err := s.Session(ctx, session.Hash); return err }) &&
-			yield("UpdateSession", func(ctx context.Context) error { return s.UpdateSession(ctx, session) }) &&
-			yield("PutTicket", func(ctx context.Context) error {
-				return s.PutTicket(ctx, "t", hub.Ticket{Parent: session.Hash}, time.Hour)
-			}) &&
-			yield("TakeTicket", func(ctx context.Context) error { _, err := s.TakeTicket(ctx, "t"); return err }) &&
-			yield("Once", func(ctx context.Context) error { _, err := s.Once(ctx, "once", time.Hour); return err }) &&
-			yield("BindUser", func(ctx context.Context) error { _, err := s.BindUser(ctx, madeUser("calls")); return err }) &&
-			yield("User", func(ctx context.Context) error { _, err := s.User(ctx, user); return err }) &&
-			yield("Rebind", func(ctx context.Context) error { return s.Rebind(ctx, madeUser("calls")) }) &&
-			yield("DeleteUser", func(ctx context.Context) error { return s.DeleteUser(ctx, user) }) &&
-			yield("CreateToken", func(ctx context.Context) error { return s.CreateToken(ctx, madeToken("calls", "id")) }) &&
-			yield("Token", func(ctx context.Context) error { _, err := s.Token(ctx, madeToken("calls", "id").Hash); return err }) &&
-			yield("DeleteToken", func(ctx context.Context) error { return s.DeleteToken(ctx, user, "id") }) &&
-			yield("PutServer", func(ctx context.Context) error { _, err := s.PutServer(ctx, hub.Server{Key: key}); return err }) &&
-			yield("Server", func(ctx context.Context) error { _, err := s.Server(ctx, key); return err }) &&
-			yield("DeleteServer", func(ctx context.Context) error { return s.DeleteServer(ctx, hub.Server{Key: key}) }) &&
-			yield("NextGeneration", func(ctx context.Context) error { _, err := s.NextGeneration(ctx, key, 0); return err }) &&
-			yield("PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }) &&
-			yield("DeleteRoute", func(ctx context.Context) error { return s.DeleteRoute(ctx, key, 1) }) &&
-			yield("RecordActivity", func(ctx context.Context) error {
-				return s.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}})
-			}) &&
-			yield("Acquire", func(ctx context.Context) error { _, err := s.Acquire(ctx, "calls", time.Hour); return err }) &&
-			drain(yield, "Sessions", func(ctx context.Context) error { _, err := collect(s.Sessions(ctx)); return err }) &&
-			drain(yield, "Users", func(ctx context.Context) error { _, err := collect(s.Users(ctx)); return err }) &&
-			drain(yield, "Tokens", func(ctx context.Context) error { _, err := collect(s.Tokens(ctx, user)); return err }) &&
-			drain(yield, "Servers", func(ctx context.Context) error { _, err := collect(s.Servers(ctx)); return err }) &&
-			drain(yield, "Routes", func(ctx context.Context) error { _, err := collect(s.Routes(ctx)); return err }) &&
-			drain(yield, "Activities", func(ctx context.Context) error { _, err := collect(s.Activities(ctx)); return err }) &&
-			yield("EndSessions", func(ctx context.Context) error {
-				_, err := s.EndSessions(ctx, hub.SessionQuery{Hash: session.Hash})
-				return err
-			})
+		for _, c := range calls {
+			if !yield(c.op, c.call) {
+				return
+			}
+		}
 	}
 }
 

@@ -167,7 +167,7 @@ func TestEverythingForgottenGoesAway(t *testing.T) {
 	admin := r.admin(t)
 	s := openStore(t, Config{URL: r.url(), Prefix: "carrel:audited:"})
 	used(t, s)
-	keys := do(t, admin, "KEYS", "*").([]any) //nolint:forcetypeassert // KEYS gives a list
+	keys := do(t, admin, "KEYS", "*").([]any)
 	ctx := context.WithoutCancel(t.Context())
 	for _, key := range keys {
 		if ttl := admin.PTTL(ctx, fmt.Sprint(key)).Val(); ttl > 0 {
@@ -175,7 +175,7 @@ func TestEverythingForgottenGoesAway(t *testing.T) {
 		}
 	}
 	until(t, "what has an end is gone", func() bool {
-		for _, key := range do(t, admin, "KEYS", "*").([]any) { //nolint:forcetypeassert // likewise
+		for _, key := range do(t, admin, "KEYS", "*").([]any) {
 			kind, _, _ := strings.Cut(strings.TrimPrefix(fmt.Sprint(key), s.prefix), ":")
 			if !slices.Contains(slices.Concat(staying, either), kind) {
 				return false

@@ -65,9 +65,10 @@ func (s *Store) follow(ctx context.Context, box *mailbox) {
 // listen hears one connection to its end. It begins with Reset, as nothing tells what was missed.
 func (s *Store) listen(ctx context.Context, box *mailbox) (heard bool, err error) {
 	sub := s.rdb.Subscribe(ctx, s.channel())
+	defer sub.Close() //nolint:errcheck // its end is wanted
 	// go-redis does not look at ctx while it reads.
-	defer context.AfterFunc(ctx, func() { sub.Close() })() //nolint:errcheck // its end is wanted
-	defer sub.Close()                                      //nolint:errcheck // likewise
+	release := context.AfterFunc(ctx, func() { sub.Close() }) //nolint:errcheck // likewise
+	defer release()
 	if _, err := sub.ReceiveTimeout(ctx, 2*opWithin); err != nil {
 		return false, err
 	}

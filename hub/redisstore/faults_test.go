@@ -255,7 +255,7 @@ func TestErrorKinds(t *testing.T) {
 		{context.DeadlineExceeded, hub.Unavailable},
 		{io.EOF, hub.Unavailable},
 		{errors.New("LOADING Redis is loading the dataset in memory"), hub.Unavailable},
-		{errors.New("READONLY You can't write against a read only replica."), hub.Unavailable},
+		{errors.New("READONLY You can't write against a read only replica"), hub.Unavailable},
 	} {
 		err := s.fail("try", c.err)
 		if hub.KindOf(err) != c.want {

@@ -3,6 +3,7 @@ package redisstore
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func TestIndexesForgetWhatIsOver(t *testing.T) {
 		c := session("alice")
 		c.Parent, c.Host, c.Expires = parent.Hash, "alice.example.org", over
 		must(t, s.CreateSession(t.Context(), c))
-		must(t, s.CreateToken(t.Context(), hub.Token{ID: fmt.Sprint(i), Hash: hub.RandomSecret().Hash(), User: parent.User, Expires: over}))
+		must(t, s.CreateToken(t.Context(), hub.Token{ID: strconv.Itoa(i), Hash: hub.RandomSecret().Hash(), User: parent.User, Expires: over}))
 	}
 	must(t, s.CreateToken(t.Context(), hub.Token{ID: "endless", Hash: hub.RandomSecret().Hash(), User: parent.User}))
 	for time.Now().Before(over.Add(50 * time.Millisecond)) {

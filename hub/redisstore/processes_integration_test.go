@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -89,14 +90,14 @@ func worker(t *testing.T, address string) {
 		g, err := s.NextGeneration(ctx, workerKey(), 0)
 		must(t, err)
 		fmt.Println("GOT generation", g)
-		first, err := s.Once(ctx, fmt.Sprint(i), time.Hour)
+		first, err := s.Once(ctx, strconv.Itoa(i), time.Hour)
 		must(t, err)
 		if first {
 			fmt.Println("GOT once", i)
-			must(t, s.PutTicket(ctx, hub.SecretHash(fmt.Sprint(i)), hub.Ticket{Parent: x.Hash}, time.Hour))
+			must(t, s.PutTicket(ctx, hub.SecretHash(strconv.Itoa(i)), hub.Ticket{Parent: x.Hash}, time.Hour))
 			fmt.Println("put", i)
 		}
-		if _, err := s.TakeTicket(ctx, hub.SecretHash(fmt.Sprint(i))); err == nil {
+		if _, err := s.TakeTicket(ctx, hub.SecretHash(strconv.Itoa(i))); err == nil {
 			fmt.Println("GOT ticket", i)
 		} else if hub.KindOf(err) != hub.NotFound {
 			t.Error(err)

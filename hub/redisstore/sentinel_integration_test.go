@@ -66,6 +66,7 @@ func (w watched) url(scheme, dead string) string {
 // TestSentinel kills the master: the store is away until the replica was promoted, and goes on with
 // what had reached it.
 func TestSentinel(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	for scheme, c := range map[string]struct {
 		tls *authority

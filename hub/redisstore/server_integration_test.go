@@ -115,7 +115,7 @@ func (s *server) end(sig syscall.Signal) {
 	if s.cmd == nil {
 		return
 	}
-	s.cmd.Process.Signal(sig) //nolint:errcheck // it may have ended
+	s.cmd.Process.Signal(sig)
 	<-s.ended
 	s.cmd = nil
 }

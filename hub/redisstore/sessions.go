@@ -242,7 +242,7 @@ func (s *Store) bury(ctx context.Context, q hub.SessionQuery) error {
 
 // candidates finds the hashes that a query may concern, by its narrowest index.
 func (s *Store) candidates(ctx context.Context, q hub.SessionQuery) ([]hub.SecretHash, error) {
-	index := ""
+	var index string
 	switch {
 	case q.Hash != "":
 		return []hub.SecretHash{q.Hash}, nil

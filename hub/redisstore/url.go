@@ -14,10 +14,21 @@ import (
 	"carrel/hub"
 )
 
-const (
-	redisPort    = "6379"
-	sentinelPort = "26379"
-)
+// form is one way to write redis.url.
+type form struct {
+	port    string // where none is given
+	options []string
+	list    bool // of Sentinels
+	tls     bool
+}
+
+var forms = map[string]form{
+	"redis":           {port: "6379"},
+	"rediss":          {port: "6379", tls: true},
+	"redis+sentinel":  {port: "26379", list: true, options: []string{"master", "sentinel_username", "sentinel_password"}},
+	"rediss+sentinel": {port: "26379", list: true, tls: true, options: []string{"master", "sentinel_username", "sentinel_password"}},
+	"unix":            {options: []string{"db"}},
+}
 
 // parseURL reads every form of redis.url. No error shows any of it, as it may hold passwords.
 //
@@ -37,6 +48,7 @@ func parseURL(text string) (*redis.UniversalOptions, error) {
 
 func readURL(text string) (*redis.UniversalOptions, bool) {
 	scheme, rest, _ := strings.Cut(text, "://")
+	f, known := forms[scheme]
 	authority, tail := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
 		authority, tail = rest[:i], rest[i:]
@@ -45,50 +57,42 @@ func readURL(text string) (*redis.UniversalOptions, bool) {
 	at := strings.LastIndexByte(authority, '@') + 1
 	user, hosts := authority[:at], authority[at:]
 	u, err := url.Parse("redis://" + user + "hosts" + tail)
-	if err != nil || u.Fragment != "" || strings.Count(user, "@") > 1 {
+	if !known || err != nil || u.Fragment != "" || strings.Count(user, "@") > 1 {
 		return nil, false
 	}
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
+	query, ok := f.readOptions(u.RawQuery)
+	if !ok {
 		return nil, false
 	}
 	o := &redis.UniversalOptions{Username: u.User.Username(), MasterName: query.Get("master"), SentinelUsername: query.Get("sentinel_username"), SentinelPassword: query.Get("sentinel_password")}
 	o.Password, _ = u.User.Password()
-	port, db, known := redisPort, strings.TrimPrefix(u.Path, "/"), []string(nil)
-	switch scheme {
-	case "redis", "rediss":
-		if strings.Contains(hosts, ",") {
-			return nil, false
-		}
-	case "redis+sentinel", "rediss+sentinel":
-		port, known = sentinelPort, []string{"master", "sentinel_username", "sentinel_password"}
-		if o.MasterName == "" {
-			return nil, false
-		}
-	case "unix":
-		o.Addrs, db, known = []string{u.Path}, query.Get("db"), []string{"db"}
-		if hosts != "" || len(u.Path) < 2 || strings.HasSuffix(u.Path, "/") {
-			return nil, false
-		}
-	default:
-		return nil, false
+	if scheme == "unix" {
+		o.Addrs = []string{u.Path}
+		return o, hosts == "" && len(u.Path) > 1 && !strings.HasSuffix(u.Path, "/") && readDB(query.Get("db"), &o.DB)
 	}
-	if strings.HasPrefix(scheme, "rediss") {
+	if f.tls {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12} // the dialer adds each host's name
 	}
+	return o, f.list == (o.MasterName != "") && f.readHosts(hosts, &o.Addrs) && readDB(strings.TrimPrefix(u.Path, "/"), &o.DB)
+}
+
+// readOptions reads a query, of which each option is known and given once.
+func (f form) readOptions(text string) (url.Values, bool) {
+	query, err := url.ParseQuery(text)
 	for k, v := range query {
-		if len(v) != 1 || !slices.Contains(known, k) {
+		if len(v) != 1 || !slices.Contains(f.options, k) {
 			return nil, false
 		}
 	}
-	if o.Addrs == nil && !readHosts(hosts, port, &o.Addrs) || !readDB(db, &o.DB) {
-		return nil, false
-	}
-	return o, true
+	return query, err == nil
 }
 
-func readHosts(list, port string, into *[]string) bool {
-	for host := range strings.SplitSeq(list, ",") {
+// readHosts reads one host, or a list of them.
+func (f form) readHosts(text string, into *[]string) bool {
+	if strings.Contains(text, ",") && !f.list {
+		return false
+	}
+	for host := range strings.SplitSeq(text, ",") {
 		u, err := url.Parse("redis://" + host)
 		if err != nil || u.Host != host || u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " %") {
 			return false
@@ -96,7 +100,7 @@ func readHosts(list, port string, into *[]string) bool {
 		if _, err := netip.ParseAddr(u.Hostname()); strings.Contains(u.Hostname(), ":") && (err != nil || host[0] != '[') {
 			return false
 		}
-		p := port
+		p := f.port
 		if u.Port() != "" {
 			p = u.Port()
 		}
