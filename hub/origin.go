@@ -50,7 +50,7 @@ func NewOrigins(mode OriginMode, publicURL, notebookHost string) (Origins, error
 	case !plainHost(o.hubHost):
 		return fail("public_url", "the public address has no plain host", "give a host name of letters, digits, - and dots, or an IP address, and a port if it needs one")
 	case o.notebook != "" && !plainHost(o.notebook):
-		return fail("notebook_host", "this is no host", "give a host name of letters, digits, - and dots, and a port if it needs one")
+		return fail("notebook_host", "this is no host", "write notebooks.example.org or example.org:8443, without https://")
 	}
 	return o.inMode()
 }
