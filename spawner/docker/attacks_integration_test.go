@@ -54,7 +54,7 @@ func removeImage(t *testing.T, d *Driver, ref string) {
 	if err := d.Down(context.Background(), false); err != nil {
 		t.Error(err)
 	}
-	if _, err := d.api.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !isNotFound(err) {
+	if _, err := d.api.on(context.Background()).ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !isNotFound(err) {
 		t.Errorf("remove image: %v", err)
 	}
 }
@@ -264,7 +264,7 @@ func TestWritablePaths(t *testing.T) {
 	if out, code := run(t, d, h, "python3", "-c", "import os; f = os.memfd_create('x')\nwhile True: os.write(f, b'x' * (1 << 20))"); code != 137 {
 		t.Errorf("a memory file without end: exit code %d: %s", code, out)
 	}
-	c, err := d.api.ContainerInspect(t.Context(), d.containerName(spec.Key, spec.Generation))
+	c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.containerName(spec.Key, spec.Generation))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ sys.stdout.flush()
 time.sleep(1000)
 `}
 	h, _ := start(t, d, spec)
-	c, err := d.api.ContainerInspect(t.Context(), d.containerName(spec.Key, spec.Generation))
+	c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.containerName(spec.Key, spec.Generation))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,7 +412,7 @@ func TestIgnoresSIGTERM(t *testing.T) {
 		h, _ := start(t, d, spec)
 		eventually(t, "it is deaf", func() bool { lines, _ := d.Logs(t.Context(), h, 1); return len(lines) == 1 })
 		if paused {
-			if err := d.api.ContainerPause(t.Context(), d.containerName(spec.Key, spec.Generation)); err != nil {
+			if err := d.api.on(t.Context()).ContainerPause(t.Context(), d.containerName(spec.Key, spec.Generation)); err != nil {
 				t.Fatal(err)
 			}
 			if st, err := d.Inspect(t.Context(), h); err != nil || st.Phase != hub.Paused || st.Endpoint.IsZero() {

@@ -30,9 +30,9 @@ func (d *Driver) Down(ctx context.Context, withHomes bool) error {
 	errs = append(errs, stopped...)
 	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
 		name := d.networks.name(mode)
-		got, err := d.api.NetworkInspect(ctx, name, network.InspectOptions{})
+		got, err := d.api.on(ctx).NetworkInspect(ctx, name, network.InspectOptions{})
 		if err == nil && d.cfg.Keyring.CheckLabelMAC(got.Labels[labelMAC], "network", name) {
-			err = d.api.NetworkRemove(ctx, name)
+			err = d.api.on(ctx).NetworkRemove(ctx, name)
 		}
 		if err != nil && !isNotFound(err) {
 			errs = append(errs, fail("remove network", err))
@@ -49,11 +49,11 @@ func (d *Driver) Down(ctx context.Context, withHomes bool) error {
 
 // removeHomes removes volumes, and images but for those that can't be unmounted.
 func (d *Driver) removeHomes(ctx context.Context) error {
-	vols, err := d.api.VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
+	vols, err := d.api.on(ctx).VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 	errs := []error{fail("list homes", err)}
 	for _, v := range vols.Volumes {
 		if d.cfg.Keyring.CheckLabelMAC(v.Labels[labelMAC], "volume", v.Labels[labelUserID]) {
-			errs = append(errs, fail("remove home", d.api.VolumeRemove(ctx, v.Name, false)))
+			errs = append(errs, fail("remove home", d.api.on(ctx).VolumeRemove(ctx, v.Name, false)))
 		}
 	}
 	points, err := os.ReadDir(d.homes.mountPoints())

@@ -19,8 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/docker/docker/client"
-
 	"carrel/hub"
 )
 
@@ -43,7 +41,7 @@ type Config struct {
 // Driver implements [hub.Spawner]. Run must be running while servers are.
 type Driver struct {
 	cfg      Config
-	api      *client.Client
+	api      *engine
 	addrs    *addressBook
 	networks *networks
 	homes    *homes
@@ -73,11 +71,7 @@ func New(cfg Config) (*Driver, error) {
 	default:
 		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker driver", Field: "spawner.docker.home_kind", Message: "there is no such kind of home", Remedy: "use auto, loop or volume"}
 	}
-	opts := []client.Opt{client.FromEnv, client.WithAPIVersionNegotiation()}
-	if cfg.Host != "" {
-		opts = append(opts, client.WithHost(cfg.Host))
-	}
-	api, err := client.NewClientWithOpts(opts...)
+	api, err := newEngine(cfg.Host)
 	if err != nil {
 		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker client", Field: "spawner.docker.host", Message: "this is no address of a Docker daemon", Remedy: "give something like unix:///var/run/docker.sock", Err: err}
 	}
@@ -101,7 +95,7 @@ const (
 func (d *Driver) Ping(ctx context.Context) error {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	_, err := d.api.Ping(ctx)
+	_, err := d.api.on(ctx).Ping(ctx)
 	return fail("ask Docker", err)
 }
 
@@ -121,7 +115,7 @@ type Facts struct {
 func (d *Driver) Facts(ctx context.Context) (Facts, error) {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	info, err := d.api.Info(ctx)
+	info, err := d.api.on(ctx).Info(ctx)
 	if err != nil {
 		return Facts{}, fail("ask Docker about itself", err)
 	}
@@ -181,5 +175,5 @@ func (d *Driver) keep(ctx context.Context) {
 // Close ends pulls that are under way, and the client's connections.
 func (d *Driver) Close() error {
 	d.pulls.stop()
-	return d.api.Close()
+	return d.api.close()
 }

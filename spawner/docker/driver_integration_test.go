@@ -96,7 +96,7 @@ func reopen(t *testing.T, cfg Config) *Driver {
 func checkNothingLeft(t *testing.T, d *Driver) {
 	t.Helper()
 	ctx, label := context.Background(), filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))
-	if list, err := d.api.ContainerList(ctx, container.ListOptions{All: true, Filters: label}); err != nil || len(list) > 0 {
+	if list, err := d.api.on(ctx).ContainerList(ctx, container.ListOptions{All: true, Filters: label}); err != nil || len(list) > 0 {
 		t.Errorf("containers are left: %v, %v", list, err)
 	}
 	for file, mark := range map[string]string{"/proc/self/mountinfo": d.cfg.StateDir, "/proc/net/dev": strings.TrimSuffix(d.networks.device(hub.NetworkNone), "n")} {
@@ -180,11 +180,11 @@ func run(t *testing.T, d *Driver, h hub.Handle, command ...string) (string, int)
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := d.api.ContainerExecCreate(ctx, name, container.ExecOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
+	made, err := d.api.on(ctx).ContainerExecCreate(ctx, name, container.ExecOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := d.api.ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{})
+	stream, err := d.api.on(ctx).ContainerExecAttach(ctx, made.ID, container.ExecAttachOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func run(t *testing.T, d *Driver, h hub.Handle, command ...string) (string, int)
 	if _, err := stdcopy.StdCopy(&out, &out, stream.Reader); err != nil {
 		t.Fatal(err)
 	}
-	end, err := d.api.ContainerExecInspect(ctx, made.ID)
+	end, err := d.api.on(ctx).ContainerExecInspect(ctx, made.ID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/volume"
-	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
 
 	"carrel/hub"
@@ -36,7 +35,7 @@ const (
 // homes opens and closes people's homes. What it does to them as root is in host.go.
 type homes struct {
 	cfg Config
-	api *client.Client
+	api *engine
 	// inUse tells whether a container has the person's home. One that can't be read counts.
 	inUse func(ctx context.Context, id hub.UserID) (bool, error)
 }
@@ -76,7 +75,7 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 		return mount.Mount{}, nil, hub.Errorf(hub.Internal, "open home", "the person's id is malformed")
 	}
 	if h.cfg.HomeKind == homeVolume {
-		_, err := h.api.VolumeCreate(ctx, volume.CreateOptions{Name: h.volume(spec.UserID), Labels: map[string]string{
+		_, err := h.api.on(ctx).VolumeCreate(ctx, volume.CreateOptions{Name: h.volume(spec.UserID), Labels: map[string]string{
 			labelDeployment: h.cfg.Deployment, labelUserID: string(spec.UserID), labelMAC: h.cfg.Keyring.LabelMAC("volume", string(spec.UserID)),
 		}})
 		return mount.Mount{Type: mount.TypeVolume, Source: h.volume(spec.UserID), Target: spec.Home}, func() {}, fail("make home", err)

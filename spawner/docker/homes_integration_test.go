@@ -377,7 +377,7 @@ func TestHomeInAVolume(t *testing.T) {
 		t.Errorf("the note reads %q", note)
 	}
 	volumes := func() int {
-		got, err := d.api.VolumeList(t.Context(), volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
+		got, err := d.api.on(t.Context()).VolumeList(t.Context(), volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 		if err != nil {
 			t.Fatal(err)
 		}

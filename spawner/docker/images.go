@@ -63,7 +63,7 @@ func newPulls() *pulls {
 func (d *Driver) facts(ctx context.Context, ref string) (imageFacts, error) {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	img, err := d.api.ImageInspect(ctx, ref)
+	img, err := d.api.on(ctx).ImageInspect(ctx, ref)
 	if err != nil {
 		return imageFacts{}, err
 	}
@@ -199,7 +199,7 @@ func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percen
 		}
 		return imageFault(ref, err)
 	}
-	r, err := d.api.ImagePull(ctx, ref, image.PullOptions{})
+	r, err := d.api.on(ctx).ImagePull(ctx, ref, image.PullOptions{})
 	if err != nil {
 		return bad(err)
 	}
@@ -253,7 +253,7 @@ func pullPercent(layers map[string]event, finished map[string]bool) int {
 func (d *Driver) ImageLabels(ctx context.Context, ref string) (labels map[string]string, present bool, err error) {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	img, err := d.api.ImageInspect(ctx, ref)
+	img, err := d.api.on(ctx).ImageInspect(ctx, ref)
 	if isNotFound(err) {
 		return nil, false, nil
 	}
@@ -268,7 +268,7 @@ func (d *Driver) ImageLabels(ctx context.Context, ref string) (labels map[string
 
 // ImportImage makes an image of one layer from a tar of a root file system.
 func (d *Driver) ImportImage(ctx context.Context, ref string, rootfs io.Reader) error {
-	r, err := d.api.ImageImport(ctx, image.ImportSource{Source: rootfs, SourceName: "-"}, ref, image.ImportOptions{})
+	r, err := d.api.on(ctx).ImageImport(ctx, image.ImportSource{Source: rootfs, SourceName: "-"}, ref, image.ImportOptions{})
 	if err != nil {
 		return fail("import image", err)
 	}
@@ -285,7 +285,7 @@ func (d *Driver) BuildImage(ctx context.Context, tag string, buildContext io.Rea
 	for k, v := range args {
 		opts.BuildArgs[k] = &v
 	}
-	res, err := d.api.ImageBuild(ctx, buildContext, opts)
+	res, err := d.api.on(ctx).ImageBuild(ctx, buildContext, opts)
 	if err != nil {
 		return "", fail("build image", err)
 	}
@@ -315,7 +315,7 @@ func (d *Driver) BuildImage(ctx context.Context, tag string, buildContext io.Rea
 // printed on standard output.
 func (d *Driver) RunImage(ctx context.Context, ref string, command, env []string) ([]byte, error) {
 	pids, initProcess := int64(256), true
-	made, err := d.api.ContainerCreate(ctx, &container.Config{
+	made, err := d.api.on(ctx).ContainerCreate(ctx, &container.Config{
 		Image: ref, Cmd: command, Env: env, User: "1000:1000", Entrypoint: strslice.StrSlice{}, Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}, &container.HostConfig{
 		NetworkMode: "none", CapDrop: strslice.StrSlice{"ALL"}, SecurityOpt: []string{"no-new-privileges"}, ReadonlyRootfs: true, Init: &initProcess,
@@ -328,10 +328,10 @@ func (d *Driver) RunImage(ctx context.Context, ref string, command, env []string
 	defer func() {
 		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer done()
-		_ = d.api.ContainerRemove(ctx, made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) // told by doctor if it stays
+		_ = d.api.on(ctx).ContainerRemove(ctx, made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) // told by doctor if it stays
 	}()
-	ended, errs := d.api.ContainerWait(ctx, made.ID, container.WaitConditionNextExit)
-	if err := d.api.ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
+	ended, errs := d.api.on(ctx).ContainerWait(ctx, made.ID, container.WaitConditionNextExit)
+	if err := d.api.on(ctx).ContainerStart(ctx, made.ID, container.StartOptions{}); err != nil {
 		return nil, fail("run image", err)
 	}
 	var status int64
@@ -341,7 +341,7 @@ func (d *Driver) RunImage(ctx context.Context, ref string, command, env []string
 	case err := <-errs:
 		return nil, fail("run image", err)
 	}
-	logs, err := d.api.ContainerLogs(ctx, made.ID, container.LogsOptions{ShowStdout: true, ShowStderr: true})
+	logs, err := d.api.on(ctx).ContainerLogs(ctx, made.ID, container.LogsOptions{ShowStdout: true, ShowStderr: true})
 	if err != nil {
 		return nil, fail("run image", err)
 	}

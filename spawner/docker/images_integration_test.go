@@ -43,7 +43,7 @@ func TestHostileImage(t *testing.T) {
 	if out := python(t, d, h, `import os; print(os.getuid(), os.environ["CARREL_TOKEN"], os.environ["HOME"], os.path.ismount("/data"), os.path.ismount("/home/jovyan"))`); !strings.Contains(out, "1000 sesame-alice /home/jovyan True True") {
 		t.Errorf("inside: %s", out)
 	}
-	c, err := d.api.ContainerInspect(t.Context(), d.containerName(spec.Key, 1))
+	c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.containerName(spec.Key, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,17 +68,17 @@ func TestHostileImage(t *testing.T) {
 
 	// Somebody runs the image by hand, even under the name of bob's next server.
 	name := d.containerName(victim.Key, 1)
-	made, err := d.api.ContainerCreate(t.Context(), &container.Config{Image: img, Entrypoint: []string{"sleep", "1000"}}, &container.HostConfig{NetworkMode: "none"}, nil, nil, name)
+	made, err := d.api.on(t.Context()).ContainerCreate(t.Context(), &container.Config{Image: img, Entrypoint: []string{"sleep", "1000"}}, &container.HostConfig{NetworkMode: "none"}, nil, nil, name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.api.ContainerRemove(context.Background(), made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) //nolint:errcheck // seen at the end
-	if err := d.api.ContainerStart(t.Context(), made.ID, container.StartOptions{}); err != nil {
+	defer d.api.on(context.Background()).ContainerRemove(context.Background(), made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) //nolint:errcheck // seen at the end
+	if err := d.api.on(t.Context()).ContainerStart(t.Context(), made.ID, container.StartOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	// By its name and labels it is authentic, as they were copied from an authentic one: so they were
 	// written for this very name. Under any other it is nobody's.
-	if err := d.api.ContainerRename(t.Context(), made.ID, name+"0"); err != nil {
+	if err := d.api.on(t.Context()).ContainerRename(t.Context(), made.ID, name+"0"); err != nil {
 		t.Fatal(err)
 	}
 	for st, err := range d.List(t.Context()) {
@@ -89,12 +89,12 @@ func TestHostileImage(t *testing.T) {
 		t.Errorf("inspected: %+v, %v", st, err)
 	}
 	stop(t, d, forged)
-	if c, err := d.api.ContainerInspect(t.Context(), made.ID); err != nil || !c.State.Running {
+	if c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), made.ID); err != nil || !c.State.Running {
 		t.Errorf("a container that is not ours was stopped: %v", err)
 	}
 	victim.Generation = 10
 	other := d.containerName(victim.Key, victim.Generation)
-	if err := d.api.ContainerRename(t.Context(), made.ID, other); err != nil {
+	if err := d.api.on(t.Context()).ContainerRename(t.Context(), made.ID, other); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := d.Start(t.Context(), victim); hub.KindOf(err) != hub.Conflict {
@@ -188,10 +188,10 @@ func TestPull(t *testing.T) {
 	}
 	local := buildFrom(t, d, files)
 	ref := address + "/" + local
-	if err := d.api.ImageTag(t.Context(), local, ref); err != nil {
+	if err := d.api.on(t.Context()).ImageTag(t.Context(), local, ref); err != nil {
 		t.Fatal(err)
 	}
-	push, err := d.api.ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: "e30="})
+	push, err := d.api.on(t.Context()).ImagePush(t.Context(), ref, image.PushOptions{RegistryAuth: "e30="})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,6 +301,6 @@ func TestRunImage(t *testing.T) {
 	}
 	if err := d.ImportImage(t.Context(), "carrel-test/torn:1", io.LimitReader(strings.NewReader("no tar"), 6)); err == nil {
 		t.Error("an image was made of no tar")
-		_, _ = d.api.ImageRemove(context.Background(), "carrel-test/torn:1", image.RemoveOptions{Force: true})
+		_, _ = d.api.on(context.Background()).ImageRemove(context.Background(), "carrel-test/torn:1", image.RemoveOptions{Force: true})
 	}
 }

@@ -88,7 +88,7 @@ func outlast(ctx context.Context, within time.Duration) (context.Context, contex
 func (d *Driver) run(ctx context.Context, name string) error {
 	callCtx, done := outlast(ctx, createTimeout)
 	defer done()
-	err := d.api.ContainerStart(callCtx, name, container.StartOptions{})
+	err := d.api.on(callCtx).ContainerStart(callCtx, name, container.StartOptions{})
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -103,7 +103,7 @@ func (d *Driver) run(ctx context.Context, name string) error {
 func (d *Driver) adoptOwn(ctx context.Context, name string, spec hub.Spec) (bool, error) {
 	callCtx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	c, err := d.api.ContainerInspect(callCtx, name)
+	c, err := d.api.on(callCtx).ContainerInspect(callCtx, name)
 	if isNotFound(err) {
 		return false, nil
 	}
@@ -151,7 +151,7 @@ func (d *Driver) create(ctx context.Context, name string, spec hub.Spec, img ima
 			spec: spec, image: img, network: net.name, address: addr, resolver: net.resolver, resolvConf: net.resolvConf, home: home, seccomp: profile,
 			labels: d.labels(name, spec, addr.String(), d.homes.label(spec)),
 		})
-		if _, err = d.api.ContainerCreate(ctx, cfg, host, ends, nil, name); err != nil {
+		if _, err = d.api.on(ctx).ContainerCreate(ctx, cfg, host, ends, nil, name); err != nil {
 			err = fail("create container", err)
 			d.undoCreate(ctx, name, addr)
 		}
@@ -170,7 +170,7 @@ func (d *Driver) create(ctx context.Context, name string, spec hub.Spec, img ima
 func (d *Driver) undoCreate(ctx context.Context, name string, addr netip.Addr) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 	defer done()
-	c, err := d.api.ContainerInspect(ctx, name)
+	c, err := d.api.on(ctx).ContainerInspect(ctx, name)
 	switch {
 	case isNotFound(err):
 		d.addrs.giveBack(ctx, addr)
@@ -204,7 +204,7 @@ func (d *Driver) Inspect(ctx context.Context, h hub.Handle) (hub.Status, error) 
 	}
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	c, err := d.api.ContainerInspect(ctx, name)
+	c, err := d.api.on(ctx).ContainerInspect(ctx, name)
 	if isNotFound(err) {
 		return hub.Status{Handle: h, Phase: hub.Absent}, nil
 	}
@@ -281,7 +281,7 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 	grace = max(grace, 0) // Docker takes a negative one for ever
 	ctx, done := context.WithTimeout(ctx, grace+createTimeout)
 	defer done()
-	c, err := d.api.ContainerInspect(ctx, name)
+	c, err := d.api.on(ctx).ContainerInspect(ctx, name)
 	if isNotFound(err) {
 		return nil
 	}
@@ -293,10 +293,10 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 		return nil
 	}
 	if c.State.Paused {
-		_ = d.api.ContainerUnpause(ctx, c.ID) // a frozen process hears no signal; the kill below comes anyway
+		_ = d.api.on(ctx).ContainerUnpause(ctx, c.ID) // a frozen process hears no signal; the kill below comes anyway
 	}
 	seconds := int(math.Ceil(grace.Seconds()))
-	if err := d.api.ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &seconds}); err != nil && !isNotFound(err) {
+	if err := d.api.on(ctx).ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &seconds}); err != nil && !isNotFound(err) {
 		return fail("stop container", err)
 	}
 	if err := d.remove(ctx, c.ID, id.address); err != nil {
@@ -308,7 +308,7 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 
 // remove removes a container, waits until it is gone, and lets its address rest.
 func (d *Driver) remove(ctx context.Context, id, address string) error {
-	if err := d.api.ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true}); err != nil && !isNotFound(err) && !isConflict(err) {
+	if err := d.api.on(ctx).ContainerRemove(ctx, id, container.RemoveOptions{RemoveVolumes: true, Force: true}); err != nil && !isNotFound(err) && !isConflict(err) {
 		return fail("remove container", err)
 	}
 	if err := d.awaitGone(ctx, id); err != nil {
@@ -323,7 +323,7 @@ func (d *Driver) remove(ctx context.Context, id, address string) error {
 // awaitGone waits out a removal that another call began.
 func (d *Driver) awaitGone(ctx context.Context, id string) error {
 	for {
-		if _, err := d.api.ContainerInspect(ctx, id); isNotFound(err) {
+		if _, err := d.api.on(ctx).ContainerInspect(ctx, id); isNotFound(err) {
 			return nil
 		} else if err != nil {
 			return fail("remove container", err)
@@ -338,7 +338,7 @@ func (d *Driver) awaitGone(ctx context.Context, id string) error {
 
 // labelled lists the containers that claim to be this deployment's.
 func (d *Driver) labelled(ctx context.Context) ([]container.Summary, error) {
-	all, err := d.api.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
+	all, err := d.api.on(ctx).ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 	return all, fail("list containers", err)
 }
 

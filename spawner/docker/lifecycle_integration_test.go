@@ -350,7 +350,7 @@ func TestForeignNetwork(t *testing.T) {
 	if h, err := d.Start(t.Context(), idle(t, "alice")); hub.KindOf(err) != hub.Conflict {
 		t.Errorf("%s, %v", h.Data, err)
 	}
-	if list, err := d.api.ContainerList(t.Context(), container.ListOptions{All: true}); err != nil {
+	if list, err := d.api.on(t.Context()).ContainerList(t.Context(), container.ListOptions{All: true}); err != nil {
 		t.Error(err)
 	} else {
 		for _, c := range list {

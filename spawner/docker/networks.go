@@ -13,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/client"
 
 	"carrel/hub"
 )
@@ -22,7 +21,7 @@ import (
 // container; on "none" nothing at all; on "open" the outside alone. The host reaches every one.
 type networks struct {
 	cfg  Config
-	api  *client.Client
+	api  *engine
 	pool netip.Prefix
 	turn chan struct{} // one at a time makes a network and sets the filter
 
@@ -42,7 +41,7 @@ const (
 	bridgeBits  = 22 // 1,021 servers a network
 )
 
-func newNetworks(cfg Config, api *client.Client) (*networks, error) {
+func newNetworks(cfg Config, api *engine) (*networks, error) {
 	text := cfg.Subnets
 	if text == "" {
 		text = defaultPool
@@ -116,7 +115,7 @@ func (n *networks) gateway(ctx context.Context) (netip.Addr, error) {
 // find looks for the bridge of a mode; one that Carrel did not make is a Conflict.
 func (n *networks) find(ctx context.Context, mode hub.NetworkMode) (b bridge, found bool, err error) {
 	b.name = n.name(mode)
-	got, err := n.api.NetworkInspect(ctx, b.name, network.InspectOptions{})
+	got, err := n.api.on(ctx).NetworkInspect(ctx, b.name, network.InspectOptions{})
 	if isNotFound(err) {
 		return b, false, nil
 	}
@@ -173,7 +172,7 @@ func (n *networks) tryMake(ctx context.Context, mode hub.NetworkMode, b bridge) 
 // freeSubnets are the pool's, from one that the network's name chooses, without those that overlap
 // another network of Docker's or an address of this machine.
 func (n *networks) freeSubnets(ctx context.Context, name string) ([]netip.Prefix, error) {
-	all, err := n.api.NetworkList(ctx, network.ListOptions{})
+	all, err := n.api.on(ctx).NetworkList(ctx, network.ListOptions{})
 	if err != nil {
 		return nil, fail("list networks", err)
 	}
@@ -219,7 +218,7 @@ next:
 }
 
 func (n *networks) make(ctx context.Context, mode hub.NetworkMode, name string, prefix netip.Prefix) error {
-	_, err := n.api.NetworkCreate(ctx, name, network.CreateOptions{
+	_, err := n.api.on(ctx).NetworkCreate(ctx, name, network.CreateOptions{
 		Driver:   "bridge",
 		Internal: mode == hub.NetworkNone,
 		IPAM:     &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: prefix.String(), Gateway: prefix.Addr().Next().String()}}},

@@ -32,7 +32,7 @@ func (d *Driver) Logs(ctx context.Context, h hub.Handle, n int) ([]string, error
 	}
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	r, err := d.api.ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(n)})
+	r, err := d.api.on(ctx).ContainerLogs(ctx, name, container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(n)})
 	if err != nil {
 		return nil, fail("read logs", err)
 	}
@@ -75,7 +75,7 @@ func (d *Driver) Watch(ctx context.Context) iter.Seq2[hub.Status, error] {
 	return func(yield func(hub.Status, error) bool) {
 		ctx, done := context.WithCancel(ctx)
 		defer done()
-		msgs, errs := d.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+		msgs, errs := d.api.on(ctx).Events(ctx, events.ListOptions{Filters: filters.NewArgs(
 			filters.Arg("type", "container"), filters.Arg("event", "die"), filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 		for {
 			select {
@@ -108,7 +108,7 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 	}
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
-	r, err := d.api.ContainerStatsOneShot(ctx, name)
+	r, err := d.api.on(ctx).ContainerStatsOneShot(ctx, name)
 	if err != nil {
 		return hub.Usage{}, fail("sample usage", err)
 	}

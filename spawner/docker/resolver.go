@@ -33,7 +33,7 @@ const (
 func (d *Driver) resolve(ctx context.Context) {
 	broken := false
 	for ctx.Err() == nil {
-		callCtx, done := context.WithTimeout(ctx, createTimeout)
+		callCtx, done := outlast(ctx, createTimeout)
 		b, err := d.networks.ensure(callCtx, hub.NetworkOpen)
 		done()
 		if err == nil {
