@@ -76,7 +76,7 @@ type Provider struct {
 	ClientSecretFile string   `yaml:"client_secret_file" doc:"File that holds the secret."`
 	Scopes           []string `yaml:"scopes" doc:"Scopes to ask for; empty: openid profile email, and groups and offline_access where offered."`
 	UsernameClaim    string   `yaml:"username_claim" doc:"Claim that names the person; email counts only when verified. Empty: preferred_username."`
-	GroupsClaim      string   `yaml:"groups_claim" doc:"Claim that lists the person's groups. Empty: groups."`
+	GroupsClaim      string   `yaml:"groups_claim" doc:"Claim that lists the person's groups, a.b for b within a. Empty: groups; \"-\": the provider tells none."`
 	Everyone         bool     `yaml:"everyone" doc:"Whether everyone with an account there may sign in."`
 	AllowedUsers     []string `yaml:"allowed_users" doc:"User names that may sign in."`
 	AllowedGroups    []string `yaml:"allowed_groups" doc:"Groups whose members may sign in."`

@@ -100,6 +100,8 @@ func TestEveryFaultIsToldWithItsPlace(t *testing.T) {
 		{"alias", "deployment: *a\n", "1: : anchors and aliases"},
 		{"merge", "redis:\n  <<: {url: x}\n", "2: : anchors and aliases"},
 		{"tag", "deployment: !!binary aGk=\n", "1: : tags, directives and complex keys"},
+		{"deep brackets", "\nlisten: " + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + "\n", "2: : this is nested too deeply"},
+		{"deep lists", strings.Repeat("- ", maxDepth+1) + "a\n", "1: : this is nested too deeply"},
 		{"NUL in a text", "deployment: \"a\\0b\"\n", "1: deployment: text without NUL"},
 
 		// The deployment.
@@ -114,7 +116,7 @@ func TestEveryFaultIsToldWithItsPlace(t *testing.T) {
 		{"subdomains of an address", "public_url: http://127.0.0.1:8000/\n", "notebook_host: an IP address has no subdomains"},
 		{"paths without a host", "origins: paths\n", "notebook_host: with origins: paths the notebooks need a host or port other than the hub's"},
 		{"paths on the hub's host", "origins: paths\nnotebook_host: LOCALHOST:8000\n", "2: notebook_host: with origins: paths"},
-		{"notebook_host with a scheme", "notebook_host: https://notebooks.example.org\n", "1: notebook_host: this is no host (write"},
+		{"notebook_host with a scheme", "notebook_host: https://notebooks.example.org\n", "1: notebook_host: this is no host"},
 		{"notebook_host to no end", "origins: one-origin\nnotebook_host: x.example.org\n", "2: notebook_host: with origins: one-origin"},
 		{"admin access on a shared origin", "origins: one-origin\nadmin_access: true\n", "2: admin_access: on an origin that notebooks share"},
 		{"certificate without key", "tls:\n  cert_file: /x\n", "tls: a certificate needs its key"},

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -64,6 +65,8 @@ func TestTheReferenceHoldsEveryField(t *testing.T) {
 	}
 }
 
+var secretFile = regexp.MustCompile(`((?:client_secret|url)_file: )[^,}\s]+`)
+
 // TestExamplesInTheDocs: each YAML block of the documentation is a configuration without faults. The
 // files that it names are stood in for.
 func TestExamplesInTheDocs(t *testing.T) {
@@ -104,20 +107,13 @@ func TestExamplesInTheDocs(t *testing.T) {
 		}
 		blocks[filepath.Base(path)] = string(raw)
 	}
-	if len(blocks) < 0 {
+	if len(blocks) < 10 {
 		t.Errorf("only %d examples were found", len(blocks))
 	}
 	secret := write(t, "secret", "redis://user:password@redis.example.org/0")
 	for where, block := range blocks {
 		t.Run(where, func(t *testing.T) {
-			var b strings.Builder
-			for line := range strings.Lines(block) {
-				if name, _, ok := strings.Cut(line, "_file: "); ok && (strings.HasSuffix(name, "client_secret") || strings.HasSuffix(name, "url")) {
-					line = name + "_file: " + secret + "\n"
-				}
-				b.WriteString(line)
-			}
-			sound(t, b.String())
+			sound(t, secretFile.ReplaceAllString(block, "${1}"+secret))
 		})
 	}
 }

@@ -25,7 +25,6 @@ type Machine struct {
 var (
 	deploymentForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 	nameForm       = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	hostForm       = regexp.MustCompile(`^([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
 	prefixForm     = regexp.MustCompile(`^[A-Za-z0-9:_./-]{1,100}$`)
 )
 
@@ -88,7 +87,6 @@ func (c *Config) validateOrigins(k *checks) {
 			k.that(false, e.Field, e.Message, e.Remedy)
 		}
 	}
-	k.that(c.NotebookHost == "" || hostForm.MatchString(c.NotebookHost), "notebook_host", "this is no host", "write notebooks.example.org or example.org:8443, without https://")
 	k.that(c.NotebookHost == "" || mode != hub.OneOrigin, "notebook_host", "with origins: one-origin the notebooks are on the hub's host", "leave it out, or use origins: paths")
 	k.that(!c.AdminAccess || mode == hub.Subdomains, "admin_access", "on an origin that notebooks share, a notebook would act as the administrator who opens it", "leave it out, or use origins: subdomains")
 	k.that((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "a certificate needs its key, and the other way round", "set both cert_file and key_file")
