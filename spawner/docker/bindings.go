@@ -60,7 +60,7 @@ func writeFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone once renamed
+	defer os.Remove(tmp.Name()) // gone once renamed
 	_, err = tmp.Write(data)
 	if err == nil {
 		err = tmp.Sync()
@@ -74,10 +74,10 @@ func writeFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(dir) //nolint:gosec // our own directory
+	f, err := os.Open(dir) // our own directory
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // opened to sync
+	defer f.Close() // opened to sync
 	return f.Sync()
 }

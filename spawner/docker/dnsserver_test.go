@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -44,7 +43,7 @@ func serveDNS(t *testing.T, tell func(q dnsmessage.Question, tcp bool) dnsmessag
 				return
 			}
 			if msg, err := readTCP(c); err == nil {
-				_, _ = io.WriteString(c, string(withLength(reply(msg, true))))
+				_, _ = c.Write(withLength(reply(msg, true)))
 			}
 			c.Close()
 		}

@@ -45,12 +45,12 @@ func (e *engine) on(ctx context.Context) *client.Client {
 	}
 	pinged, err := c.Ping(ctx)
 	if err != nil {
-		c.Close() //nolint:errcheck // unused
+		c.Close() // unused
 		return e.plain
 	}
 	c.NegotiateAPIVersionPing(pinged)
 	if !e.settled.CompareAndSwap(nil, c) {
-		c.Close() //nolint:errcheck // another was faster
+		c.Close() // another was faster
 	}
 	return e.settled.Load()
 }
@@ -58,7 +58,7 @@ func (e *engine) on(ctx context.Context) *client.Client {
 // close ends idle connections.
 func (e *engine) close() error {
 	if c := e.settled.Load(); c != nil && c != e.plain {
-		c.Close() //nolint:errcheck // it never fails
+		c.Close() // it never fails
 	}
 	return e.plain.Close()
 }

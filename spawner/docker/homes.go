@@ -95,7 +95,7 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 // grew; a smaller quota leaves it as large as it is, and a home that is mounted already is left alone.
 func (h *homes) mountLoop(ctx context.Context, spec hub.Spec) error {
 	point, img := h.mountPoint(spec.UserID), h.image(spec.UserID)
-	if err := errors.Join(os.MkdirAll(h.mountPoints(), 0o711), os.MkdirAll(point, 0o555)); err != nil {
+	if err := errors.Join(os.MkdirAll(h.mountPoints(), 0o700), os.MkdirAll(point, 0o555)); err != nil { //nolint:gosec // what is beneath a mount is for nobody to write, and no secret
 		return homeFault("make mount point", err)
 	}
 	if mounted(point) {
@@ -151,7 +151,7 @@ func (h *homes) prepareImage(ctx context.Context, img string, spec hub.Spec) err
 
 func makeHome(ctx context.Context, img string, size int64, spec hub.Spec) error {
 	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(img), &st); err == nil && int64(st.Bavail)*st.Bsize < minFree { //nolint:gosec // far below 2^63
+	if err := unix.Statfs(filepath.Dir(img), &st); err == nil && int64(st.Bavail)*st.Bsize < minFree { // far below 2^63
 		return &hub.Error{Kind: hub.Unavailable, Op: "make home", Message: "this machine's disk is full", Remedy: "an administrator must free space"}
 	}
 	inodes := orElse(spec.Limits.Inodes, max(size/bytesPerInode, 1024))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ const toolTimeout = 5 * time.Minute
 func runTool(ctx context.Context, input, name string, args ...string) error {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), toolTimeout)
 	defer done()
-	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // names and arguments are this file's
+	cmd := exec.CommandContext(ctx, name, args...) // names and arguments are this file's
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(input)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is the hub's
@@ -55,7 +56,7 @@ func homeFault(op string, err error) error {
 // none or a whole one. Its root directory belongs to the person.
 func makeFileSystem(ctx context.Context, image string, size, inodes int64, uid, gid int) error {
 	tmp := image + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // our own directory
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // our own directory
 	if err == nil {
 		err = f.Truncate(size)
 		if cerr := f.Close(); err == nil {
@@ -64,7 +65,7 @@ func makeFileSystem(ctx context.Context, image string, size, inodes int64, uid, 
 	}
 	if err == nil {
 		owner := fmt.Sprintf("root_owner=%d:%d,lazy_itable_init=1,lazy_journal_init=1", uid, gid)
-		err = runTool(ctx, "", "mkfs.ext4", "-q", "-F", "-m", "0", "-N", fmt.Sprint(inodes), "-E", owner, tmp)
+		err = runTool(ctx, "", "mkfs.ext4", "-q", "-F", "-m", "0", "-N", strconv.FormatInt(inodes, 10), "-E", owner, tmp)
 	}
 	if err == nil {
 		err = os.Rename(tmp, image)
@@ -134,7 +135,7 @@ func loopOf(image string) string {
 	}
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, f := range files {
-		if backing, err := os.ReadFile(f); err == nil && strings.TrimSuffix(string(backing), "\n") == image { //nolint:gosec // the kernel's
+		if backing, err := os.ReadFile(f); err == nil && strings.TrimSuffix(string(backing), "\n") == image { // the kernel's
 			return "/dev/" + strings.Split(f, "/")[3]
 		}
 	}
@@ -161,22 +162,22 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // our own directory
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) // our own directory
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor
 		if err == nil {
-			return func() { f.Close() }, nil //nolint:errcheck // closing unlocks
+			return func() { f.Close() }, nil // closing unlocks
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close() //nolint:errcheck // unused
+			f.Close() // unused
 			return nil, err
 		}
 		select {
 		case <-ctx.Done():
-			f.Close() //nolint:errcheck // unused
+			f.Close() // unused
 			return nil, ctx.Err()
 		case <-time.After(10 * time.Millisecond):
 		}

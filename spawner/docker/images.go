@@ -104,7 +104,8 @@ func (d *Driver) sharedPull(ctx context.Context, ref string, tell func(hub.Progr
 		go d.pull(context.WithoutCancel(ctx), ref, p) // ends with Close at the latest
 	}
 	d.pulls.mu.Unlock()
-	defer p.join(tell)()
+	leave := p.join(tell)
+	defer leave()
 	select {
 	case <-p.done:
 		return p.err
@@ -203,7 +204,7 @@ func (d *Driver) PullImage(ctx context.Context, ref string, progress func(percen
 	if err != nil {
 		return bad(err)
 	}
-	defer r.Close() //nolint:errcheck // read to its end
+	defer r.Close() // read to its end
 	layers := map[string]event{}
 	finished := map[string]bool{}
 	percent := 0
@@ -272,7 +273,7 @@ func (d *Driver) ImportImage(ctx context.Context, ref string, rootfs io.Reader) 
 	if err != nil {
 		return fail("import image", err)
 	}
-	defer r.Close() //nolint:errcheck // read to its end
+	defer r.Close() // read to its end
 	return fail("import image", eachEvent(r, func(event) {}))
 }
 
@@ -289,7 +290,7 @@ func (d *Driver) BuildImage(ctx context.Context, tag string, buildContext io.Rea
 	if err != nil {
 		return "", fail("build image", err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end
+	defer res.Body.Close() // read to its end
 	id := ""
 	var last []string
 	err = eachEvent(res.Body, func(e event) {
@@ -345,7 +346,7 @@ func (d *Driver) RunImage(ctx context.Context, ref string, command, env []string
 	if err != nil {
 		return nil, fail("run image", err)
 	}
-	defer logs.Close() //nolint:errcheck // read to its end
+	defer logs.Close() // read to its end
 	var out, errOut bytes.Buffer
 	if _, err := stdcopy.StdCopy(&out, &errOut, io.LimitReader(logs, 16<<20)); err != nil {
 		return nil, fail("run image", err)

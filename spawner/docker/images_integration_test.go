@@ -72,7 +72,7 @@ func TestHostileImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.api.on(context.Background()).ContainerRemove(context.Background(), made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) //nolint:errcheck // seen at the end
+	defer d.api.on(context.Background()).ContainerRemove(context.Background(), made.ID, container.RemoveOptions{Force: true, RemoveVolumes: true}) // seen at the end
 	if err := d.api.on(t.Context()).ContainerStart(t.Context(), made.ID, container.StartOptions{}); err != nil {
 		t.Fatal(err)
 	}

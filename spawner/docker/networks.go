@@ -249,7 +249,7 @@ func (n *networks) writeResolvConf(mode hub.NetworkMode, b *bridge) error {
 	if have, err := os.ReadFile(b.resolvConf); err == nil && string(have) == text {
 		return nil
 	}
-	if err := os.MkdirAll(n.cfg.StateDir, 0o711); err != nil {
+	if err := os.MkdirAll(n.cfg.StateDir, 0o700); err != nil {
 		return hub.Wrap(hub.Unavailable, "write resolv.conf", err)
 	}
 	return hub.Wrap(hub.Unavailable, "write resolv.conf", os.WriteFile(b.resolvConf, []byte(text), 0o644)) //nolint:gosec // containers read it

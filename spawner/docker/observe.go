@@ -36,7 +36,7 @@ func (d *Driver) Logs(ctx context.Context, h hub.Handle, n int) ([]string, error
 	if err != nil {
 		return nil, fail("read logs", err)
 	}
-	defer r.Close() //nolint:errcheck // read to its end or abandoned
+	defer r.Close() // read to its end or abandoned
 	var out bytes.Buffer
 	if _, err := stdcopy.StdCopy(&out, &out, io.LimitReader(r, maxLogBytes)); err != nil && out.Len() == 0 {
 		return nil, fail("read logs", err)
@@ -112,7 +112,7 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 	if err != nil {
 		return hub.Usage{}, fail("sample usage", err)
 	}
-	defer r.Body.Close() //nolint:errcheck // read whole
+	defer r.Body.Close() // read whole
 	var s container.StatsResponse
 	if err := json.NewDecoder(io.LimitReader(r.Body, maxLogBytes)).Decode(&s); err != nil {
 		return hub.Usage{}, fail("sample usage", err)
@@ -125,7 +125,7 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 		}
 	}
 	return hub.Usage{
-		CPUSeconds: float64(s.CPUStats.CPUUsage.TotalUsage) / 1e9, Memory: int64(used), //nolint:gosec // far below 2^63
-		MemoryLimit: int64(s.MemoryStats.Limit), PIDs: int64(s.PidsStats.Current), At: time.Now(), //nolint:gosec // likewise
+		CPUSeconds: float64(s.CPUStats.CPUUsage.TotalUsage) / 1e9, Memory: int64(used), // far below 2^63
+		MemoryLimit: int64(s.MemoryStats.Limit), PIDs: int64(s.PidsStats.Current), At: time.Now(), // likewise
 	}, nil
 }

@@ -89,10 +89,12 @@ func (d *Driver) serveNames(ctx context.Context, address string, stay func() boo
 	wg.Go(func() { defer cancel(); awaitNot(ctx, stay) })
 	<-ctx.Done()
 	udp.Close() //nolint:errcheck // ends its loop
-	tcp.Close() //nolint:errcheck // likewise
+	tcp.Close() // likewise
 	wg.Wait()
-	if err := errors.Join(udpErr, tcpErr); !errors.Is(err, net.ErrClosed) {
-		return err
+	for _, err := range []error{udpErr, tcpErr} {
+		if !errors.Is(err, net.ErrClosed) {
+			return err
+		}
 	}
 	return nil
 }
@@ -165,13 +167,14 @@ func (s *nameServer) serveTCP(ctx context.Context, l net.Listener) error {
 		}
 		leave, ok := s.admit(c.RemoteAddr())
 		if !ok {
-			c.Close() //nolint:errcheck // a flood
+			c.Close() // a flood
 			continue
 		}
 		wg.Go(func() {
 			defer leave()
-			defer context.AfterFunc(ctx, func() { c.Close() })() //nolint:errcheck // ends what is below
-			defer c.Close()                                      //nolint:errcheck // one question each
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			defer stop()
+			defer c.Close() // one question each
 			_ = c.SetDeadline(time.Now().Add(2 * resolveWithin))
 			s.answerTCP(ctx, c)
 		})
@@ -203,7 +206,7 @@ func readTCP(r io.Reader) ([]byte, error) {
 }
 
 func withLength(msg []byte) []byte {
-	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...) //nolint:gosec // packed within 16 bits
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...) // packed within 16 bits
 }
 
 // ask puts a question to the first upstream that answers.
@@ -237,8 +240,9 @@ func (l lookup) exchange(ctx context.Context, network, upstream string) (*dnsmes
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()                                      //nolint:errcheck // one question each
-	defer context.AfterFunc(ctx, func() { c.Close() })() //nolint:errcheck // ends what is below
+	defer c.Close() // one question each
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
 	_ = c.SetDeadline(time.Now().Add(resolveWithin / 2))
 	if network == "tcp" {
 		query = withLength(query)
