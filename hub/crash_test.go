@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,7 +94,8 @@ func (w *world) ready(h *process, key hub.ServerKey) hub.Server {
 // A hub is killed at every step of a start, before the step takes effect and after. The next hub
 // finishes what was intended: a server that answers and has a route, or none at all.
 func TestKilledAtEveryStepOfAStart(t *testing.T) {
-	for _, after := range []bool{false, true} {
+	for way := range 4 {
+		after, standby := way%2 == 1, way/2 == 1 // standby: the next hub was there all the time
 		for step, over := 0, false; !over; step++ {
 			if step > 200 {
 				t.Fatal("the start never ends")
@@ -101,6 +103,9 @@ func TestKilledAtEveryStepOfAStart(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
 				key := keyOf(t, "alice", "")
 				first := w.hub()
+				if standby {
+					w.hub()
+				}
 				first.gate.arm(step, after)
 				w.machine.On(hubtest.AtCreated, first.gate.crash("created"))
 				w.machine.On(hubtest.AtRunning, first.gate.crash("running"))
@@ -113,7 +118,9 @@ func TestKilledAtEveryStepOfAStart(t *testing.T) {
 				w.machine.On(hubtest.AtCreated, nil)
 				w.machine.On(hubtest.AtRunning, nil)
 				intended := w.record(key).Intent == hub.WantRunning
-				w.hub()
+				if !standby {
+					w.hub()
+				}
 				settle()
 				want := hub.Absent
 				if intended {
@@ -121,7 +128,7 @@ func TestKilledAtEveryStepOfAStart(t *testing.T) {
 				}
 				w.agrees(key, want)
 				if t.Failed() {
-					t.Logf("killed at step %d (after: %v) of %s", step, after, strings.Join(first.gate.calls, ", "))
+					t.Logf("killed at step %d (after: %v, standby: %v) of %s", step, after, standby, strings.Join(first.gate.calls, ", "))
 				}
 			})
 			if t.Failed() {
@@ -143,7 +150,8 @@ func TestKilledAtEveryStepOfAStop(t *testing.T) {
 		"end": func(w *world, _ *process, key hub.ServerKey) { w.machine.Die(key, "out of memory") },
 	}
 	for way, act := range ways {
-		for _, after := range []bool{false, true} {
+		for mode := range 4 {
+			after, standby := mode%2 == 1, mode/2 == 1
 			for step, over := 0, false; !over; step++ {
 				if step > 200 {
 					t.Fatal("the stop never ends")
@@ -152,6 +160,9 @@ func TestKilledAtEveryStepOfAStop(t *testing.T) {
 					key := keyOf(t, "alice", "")
 					first := w.hub()
 					w.ready(first, key)
+					if standby {
+						w.hub()
+					}
 					first.gate.arm(step, after)
 					w.machine.On(hubtest.AtStopped, first.gate.crash("stopped"))
 					act(w, first, key)
@@ -166,19 +177,92 @@ func TestKilledAtEveryStepOfAStop(t *testing.T) {
 					case w.record(key).Intent == hub.WantStopped:
 						want = hub.Absent
 					}
-					w.hub()
+					if !standby {
+						w.hub()
+					}
 					settle()
 					w.agrees(key, want)
 					if rec := w.record(key); want == hub.Absent && rec.Reason != "because" || want == hub.Failed && (!strings.Contains(rec.Reason, "out of memory") || len(rec.LogTail) != 2) {
 						t.Errorf("the reason is %q, the log's tail %q", rec.Reason, rec.LogTail)
 					}
 					if t.Failed() {
-						t.Logf("%s: killed at step %d (after: %v) of %s", way, step, after, strings.Join(first.gate.calls, ", "))
+						t.Logf("%s: killed at step %d (after: %v, standby: %v) of %s", way, step, after, standby, strings.Join(first.gate.calls, ", "))
 					}
 				})
 				if t.Failed() {
 					return
 				}
+			}
+		}
+	}
+}
+
+// One call to the store fails, or its answer is lost, at any step of a start and of a stop. Whoever
+// was told nothing wrong gets what they asked for; record, route and container agree in any case.
+func TestOneStoreCallFails(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		for step, over := 0, false; !over; step++ {
+			if step > 200 {
+				t.Fatal("it never ends")
+			}
+			inWorld(t, func(t *testing.T, w *world) {
+				key := keyOf(t, "alice", "")
+				h := w.hub()
+				time.Sleep(3 * time.Second) // a moment at which no loop is at work
+				var mu sync.Mutex
+				var ops []string
+				looking := false // the test itself
+				fail := func(op string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if looking {
+						return nil
+					}
+					if ops = append(ops, op); len(ops)-1 == step {
+						return hub.Errorf(hub.Unavailable, op, "the store blinked")
+					}
+					return nil
+				}
+				if lost {
+					w.store.FailAfter(fail)
+				} else {
+					w.store.FailBefore(fail)
+				}
+				_, startErr := h.Start(t.Context(), ask(key))
+				time.Sleep(3 * time.Second)
+				mu.Lock()
+				looking = true
+				mu.Unlock()
+				started := w.record(key).Phase
+				mu.Lock()
+				looking = false
+				mu.Unlock()
+				_, stopErr := h.Stop(t.Context(), key, "")
+				time.Sleep(time.Second)
+				mu.Lock()
+				over = len(ops) <= step
+				mu.Unlock()
+				w.store.FailAfter(nil)
+				w.store.FailBefore(nil)
+				if startErr == nil && started != hub.Ready {
+					t.Errorf("the start went well, and the server was %s", started)
+				}
+				settle()
+				rec := w.record(key)
+				switch {
+				case stopErr == nil && startErr == nil:
+					w.agrees(key, hub.Absent)
+				case rec.Intent == hub.WantRunning:
+					w.agrees(key, hub.Ready)
+				default:
+					w.agrees(key, hub.Absent)
+				}
+				if t.Failed() {
+					t.Logf("step %d (lost: %v) of %v; start: %v, stop: %v", step, lost, ops, startErr, stopErr)
+				}
+			})
+			if t.Failed() {
+				return
 			}
 		}
 	}

@@ -230,11 +230,15 @@ func (m *Manager) judge(ctx context.Context, rec Server, v verdict) {
 
 // ruleFor is the rule of a server, by its profile and its owner's groups.
 func (m *Manager) ruleFor(ctx context.Context, rec Server) (CullRule, error) {
+	policy := m.cfg.Policy()
+	if len(policy.GroupCulls) == 0 {
+		return policy.CullRule(rec.Profile, nil), nil
+	}
 	owner, err := m.cfg.Users.User(ctx, rec.Key.User)
 	if err != nil && KindOf(err) != NotFound {
 		return CullRule{}, err
 	}
-	return m.cfg.Policy().CullRule(rec.Profile, owner.Groups), nil
+	return policy.CullRule(rec.Profile, owner.Groups), nil
 }
 
 func latest(times ...time.Time) time.Time {

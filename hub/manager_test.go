@@ -294,6 +294,7 @@ func TestFailures(t *testing.T) {
 		{"driver away", func(w *world, _ hub.ServerKey) {
 			w.machine.On(hubtest.AtStart, hubtest.Fail(&hub.Error{Kind: hub.Unavailable, Message: "Docker can't be reached", Remedy: "start Docker"}))
 		}, "Docker can't be reached", "start Docker", false},
+		{"driver hangs", func(w *world, _ hub.ServerKey) { w.machine.On(hubtest.AtStart, hubtest.Hang) }, "not ready within 30m0s", "ask an administrator", false},
 		{"a fault of ours", func(w *world, _ hub.ServerKey) {
 			w.machine.On(hubtest.AtStart, hubtest.Fail(errors.New("secret path /x")))
 		}, "could not start this server", "ask an administrator", false},

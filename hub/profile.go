@@ -78,7 +78,7 @@ type Policy struct {
 	Profiles       []Profile
 	AdminAccess    bool // administrators may open other people's servers
 	MaxPerUser     int  // servers one person may run at once
-	ConcurrentMax  int  // starts at work at once; the rest wait in the queue
+	ConcurrentMax  int  // starts at work at once, at each hub; the rest wait in the queue
 	StartTimeout   time.Duration
 	StopGrace      time.Duration
 	MachineMemory  int64 // bytes; a profile beyond it is refused

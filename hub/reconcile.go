@@ -91,7 +91,7 @@ func (m *Manager) mend(ctx context.Context, rec Server, containers []Status, rou
 		m.mendRunning(ctx, rec, st, route)
 	case rec.Leftover || routed:
 		m.launchRepair(ctx, rec, false, func(ctx context.Context, _ *flight, rec Server) { m.clear(ctx, rec) })
-	case rec.Phase == Absent && time.Since(rec.Since) > forgetAfter && len(containers) == 0:
+	case time.Since(rec.Since) > forgetAfter && len(containers) == 0: // Absent or Failed
 		_ = m.cfg.Servers.DeleteServer(ctx, rec) // a Conflict means that it is needed again
 	}
 }

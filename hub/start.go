@@ -218,7 +218,11 @@ func (m *Manager) create(ctx context.Context, spec Spec) (Handle, error) {
 		}
 	})
 	defer stop()
-	return m.cfg.Spawner.Start(startCtx, spec)
+	handle, err := m.cfg.Spawner.Start(startCtx, spec)
+	if err != nil && startCtx.Err() != nil && ctx.Err() == nil {
+		err = &Error{Kind: Unavailable, Op: "start server", Message: fmt.Sprintf("the server's image and container were not ready within %s", startWithin), Remedy: "ask an administrator to look at the machine and its image registry", Err: err}
+	}
+	return handle, err
 }
 
 // publish waits until the server answers, then gives it a route and calls it Ready.
