@@ -16,9 +16,10 @@ type flight struct {
 
 	// The rest is the Manager's mutex's.
 	cancel     context.CancelCauseFunc
-	generation Generation // that it flies
-	revision   uint64     // of the record that it took off with
-	ending     bool       // it can't be joined or cancelled any more
+	abort      context.CancelFunc // of the driver's call alone, where one is under way
+	generation Generation         // that it flies
+	revision   uint64             // of the record that it took off with
+	ending     bool               // it can't be joined or cancelled any more
 }
 
 // tell hands an end on to the flight.
@@ -44,7 +45,7 @@ const (
 
 // claim makes the key's one flight, if there is none; m.mu is held.
 func (m *Manager) claim(key ServerKey, starting bool) *flight {
-	f := &flight{starting: starting, cancel: func(error) {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1)}
+	f := &flight{starting: starting, cancel: func(error) {}, abort: func() {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1)}
 	m.flights[key] = f
 	m.wg.Add(1)
 	return f
@@ -143,8 +144,15 @@ func (m *Manager) cancelStart(key ServerKey, f *flight) bool {
 	if m.flights[key] != f || f.ending {
 		return false
 	}
-	f.cancel(errStopped)
+	f.stop(errStopped)
 	return true
+}
+
+// stop ends what the flight does, the driver's call too; the Manager's mutex is held. A lost lease
+// spares that call: another hub may have found by now, under the same name, what would be removed.
+func (f *flight) stop(cause error) {
+	f.cancel(cause)
+	f.abort()
 }
 
 // end makes a flight one that nobody joins or cancels any more, and tells whether it was cancelled
@@ -163,7 +171,7 @@ func (m *Manager) heed(rec Server) {
 	defer m.mu.Unlock()
 	f := m.flights[rec.Key]
 	if f != nil && f.starting && !f.ending && rec.Intent == WantStopped && rec.Generation == f.generation && rec.Revision > f.revision {
-		f.cancel(errStopped)
+		f.stop(errStopped)
 	}
 }
 

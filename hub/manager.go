@@ -71,7 +71,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Lock()
 	m.closing = true
 	for _, f := range m.flights {
-		f.cancel(errShutdown)
+		f.stop(errShutdown)
 	}
 	m.mu.Unlock()
 	loops.Wait()

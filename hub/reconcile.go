@@ -42,6 +42,9 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 	}
 	for key, all := range containers {
 		if newest := newestOf(all); newest.Generation > records[key].Generation && m.flying(key) == nil {
+			if newest.Phase == Starting && time.Since(newest.Created) < m.cfg.Policy().SweepAfter {
+				continue // it was made and does not run yet: another hub may be at it
+			}
 			if _, err := m.adopt(ctx, records[key], all); err != nil {
 				m.cfg.Logger.WarnContext(ctx, "not adopted; the next round tries again", "server", key.String(), "error", err)
 			}
@@ -126,13 +129,9 @@ func (m *Manager) reroute(ctx context.Context, rec Server, st Status) {
 
 // adopt records a container of which the store knows nothing, or nothing so new: it was wiped, or
 // lost its last second. What runs is somebody's, and is given its route at once, whether it answers
-// or not; what ended is told to its owner. One that was made and never ran may be another hub's
-// start of this moment, and is left alone.
+// or not; what ended is told to its owner, and then removed.
 func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, error) {
 	st := newestOf(all)
-	if !runs(st) && st.Phase != Failed {
-		return old, nil
-	}
 	// Counted, so that no later start takes the number of a container that is there.
 	if _, err := m.cfg.Servers.NextGeneration(ctx, st.Key, all[len(all)-1].Generation); err != nil {
 		return old, err
@@ -144,7 +143,10 @@ func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, 
 	}
 	if !runs(st) {
 		rec.Phase, rec.Intent, rec.Endpoint, rec.Started, rec.Leftover = Failed, WantStopped, Endpoint{}, time.Time{}, true
-		rec.Reason, rec.LogTail = "your server ended by itself: "+st.Reason, m.logTail(ctx, st.Handle)
+		rec.Reason, rec.LogTail = "your server ended while the hub was away", m.logTail(ctx, st.Handle)
+		if st.Reason != "" {
+			rec.Reason += ": " + st.Reason
+		}
 	}
 	rec, err := m.cfg.Servers.PutServer(ctx, rec)
 	if err != nil {

@@ -132,10 +132,23 @@ func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server) {
 		m.steps.add(rec.Key, Progress{Step: "stopped", Message: "The start was cancelled", Done: true, Failed: true})
 	case err == nil:
 		m.steps.add(rec.Key, Progress{Step: "ready", Message: "Your server is ready", Percent: 100, Done: true})
-	case cause != nil: // a shutdown or a lost lease: the record stands, and another hub goes on from it
-		m.steps.drop(rec.Key)
+	case cause != nil: // a shutdown or a lost lease
+		m.handOver(clean, rec)
 	default:
 		m.failStart(clean, rec, err)
+	}
+}
+
+// handOver leaves a start to the hub that has the lease now, or gets it next, which goes on from the
+// record. If by the record the start is over, what came of it is this hub's to remove.
+func (m *Manager) handOver(ctx context.Context, rec Server) {
+	m.steps.drop(rec.Key)
+	now, err := m.Server(ctx, rec.Key)
+	if err != nil || now.Revision == 0 || now.Generation == rec.Generation && now.Intent == WantRunning {
+		return
+	}
+	if err := m.takeDown(ctx, rec); err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "container not removed; the reconciler will sweep it", "server", rec.Key.String(), "error", err)
 	}
 }
 
@@ -164,7 +177,7 @@ func (m *Manager) raise(ctx context.Context, f *flight, rec Server) (Server, err
 		return rec, err
 	}
 	m.steps.add(rec.Key, Progress{Step: "create", Message: "Preparing your server", Percent: 10})
-	handle, err := m.create(ctx, m.spec(rec, profile))
+	handle, err := m.create(ctx, f, m.spec(rec, profile))
 	if err != nil {
 		return rec, err
 	}
@@ -207,17 +220,16 @@ func (m *Manager) makeRoom(ctx context.Context, f *flight, rec Server, owner Use
 	return next, nil
 }
 
-// create has the driver make the server. A lost lease does not end it: another hub may have found
-// by now, under the same name, what would be removed.
-func (m *Manager) create(ctx context.Context, spec Spec) (Handle, error) {
+// create has the driver make the server.
+func (m *Manager) create(ctx context.Context, f *flight, spec Spec) (Handle, error) {
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startWithin)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), errLeaseLost) {
-			cancel()
-		}
-	})
-	defer stop()
+	m.mu.Lock()
+	f.abort = cancel
+	if ctx.Err() != nil {
+		cancel()
+	}
+	m.mu.Unlock()
 	handle, err := m.cfg.Spawner.Start(startCtx, spec)
 	if err != nil && startCtx.Err() != nil && ctx.Err() == nil {
 		err = &Error{Kind: Unavailable, Op: "start server", Message: fmt.Sprintf("the server's image and container were not ready within %s", startWithin), Remedy: "ask an administrator to look at the machine and its image registry", Err: err}

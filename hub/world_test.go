@@ -295,7 +295,20 @@ func passStream(ctx context.Context, g *gate, open func(context.Context)) {
 type gatedSpawner struct{ g *gate }
 
 func (s gatedSpawner) Start(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
-	return pass(ctx, s.g, "Start", func() (hub.Handle, error) { return s.g.w.machine.Start(ctx, spec) })
+	return pass(ctx, s.g, "Start", func() (hub.Handle, error) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel(nil)
+		wg.Go(func() {
+			select {
+			case <-s.g.dead:
+				cancel(hubtest.ErrCrash)
+			case <-ctx.Done():
+			}
+		})
+		return s.g.w.machine.Start(ctx, spec)
+	})
 }
 
 func (s gatedSpawner) Inspect(ctx context.Context, h hub.Handle) (hub.Status, error) {

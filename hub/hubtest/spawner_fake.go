@@ -15,8 +15,8 @@ import (
 	"carrel/hub"
 )
 
-// ErrCrash is what a [Hook] returns to end a call as a killed process would: what was done stays done,
-// nothing is cleaned up, and nobody hears a sensible answer.
+// ErrCrash is what a [Hook] returns, or what a context is cancelled for, to end a call as a killed
+// process would: what was done stays done, nothing is cleaned up, and nobody hears a sensible answer.
 var ErrCrash = errors.New("the process was killed here")
 
 // Point is a moment in a call of a [FakeSpawner] at which a [Hook] can interfere.
@@ -294,7 +294,7 @@ func (f *FakeSpawner) Start(ctx context.Context, spec hub.Spec) (hub.Handle, err
 		return f.handle(name), c.running(ctx, f.m)
 	}
 	if err := f.at(ctx, AtCreated, spec.Key); err != nil {
-		if !errors.Is(err, ErrCrash) {
+		if !errors.Is(err, ErrCrash) && !errors.Is(context.Cause(ctx), ErrCrash) {
 			f.m.discard(c)
 		}
 		return hub.Handle{}, err
