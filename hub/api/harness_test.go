@@ -173,7 +173,7 @@ func (s *site) do(method, path, body string, edits ...func(*http.Request)) answe
 	}
 	r := answer{status: res.StatusCode, header: res.Header, body: string(raw)}
 	if json.Unmarshal(raw, &r.json) != nil {
-		json.Unmarshal(raw, &r.list) //nolint:errcheck // an event stream is neither
+		json.Unmarshal(raw, &r.list) // an event stream is neither
 	}
 	return r
 }

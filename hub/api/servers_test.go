@@ -257,8 +257,8 @@ func TestActivity(t *testing.T) {
 		return at
 	}
 	report := func(at time.Time) string {
-		b, _ := json.Marshal(map[string]any{"last_activity": at, "servers": map[string]any{"": map[string]any{"last_activity": at}}})
-		return string(b)
+		stamp := at.Format(time.RFC3339Nano)
+		return fmt.Sprintf(`{"last_activity": %q, "servers": {"": {"last_activity": %q}}}`, stamp, stamp)
 	}
 	began := last()
 	if r := s.do("POST", "/users/alice/activity", report(time.Now().Add(30*time.Minute)), token); r.status != 200 {

@@ -19,7 +19,7 @@ const docs = "../../docs"
 func TestReference(t *testing.T) {
 	path := filepath.Join(docs, "configuration.md")
 	if *update {
-		if err := os.WriteFile(path, Reference(), 0o644); err != nil { //nolint:gosec // a page for everyone
+		if err := os.WriteFile(path, Reference(), 0o644); err != nil { // a page for everyone
 			t.Fatal(err)
 		}
 	}

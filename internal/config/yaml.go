@@ -61,11 +61,11 @@ var errTooLarge = errors.New("too large")
 
 // readAtMost reads a file, which may be a pipe, of at most limit bytes.
 func readAtMost(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator's own choice
+	f, err := os.Open(path) // the operator's own choice
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // it was read only
+	defer f.Close() // it was read only
 	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(raw)) > limit {
 		err = errTooLarge

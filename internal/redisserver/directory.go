@@ -40,12 +40,12 @@ func (s *Server) prepare(ctx context.Context) (*os.File, error) {
 	changed := false
 	for name, text := range map[string]string{"redis.conf": s.config(), "users.acl": s.users()} {
 		path := filepath.Join(s.cfg.Dir, name)
-		if old, err := os.ReadFile(path); err == nil && string(old) == text { //nolint:gosec // a path of our own
+		if old, err := os.ReadFile(path); err == nil && string(old) == text { // a path of our own
 			continue
 		}
 		changed = true
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			lock.Close() //nolint:errcheck // unused
+			lock.Close() // unused
 			return nil, hub.Wrap(hub.Unavailable, "write Redis's configuration", err)
 		}
 	}
@@ -63,11 +63,11 @@ func (s *Server) flock(name string) (*os.File, error) {
 	if err != nil {
 		return nil, hub.Wrap(hub.Unavailable, "lock Redis's directory", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a descriptor
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // a descriptor
 	if err == nil {
 		return f, nil
 	}
-	f.Close() //nolint:errcheck // unused
+	f.Close() // unused
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, nil //nolint:nilnil // no lock, and no fault
 	}

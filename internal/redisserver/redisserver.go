@@ -76,7 +76,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() //nolint:errcheck // released with the process at the latest
+	defer lock.Close() // released with the process at the latest
 	for wait := firstWait; ; wait = min(2*wait, 5*time.Second) {
 		began := time.Now()
 		err := s.once(ctx, ready)
@@ -130,8 +130,8 @@ func (s *Server) once(ctx context.Context, ready func()) error {
 
 // start starts a redis-server that holds lock, and waits for its end.
 func (s *Server) start(ctx context.Context, lock *os.File, ready func()) error {
-	defer lock.Close()                                                          //nolint:errcheck // the child has its own
-	cmd := exec.Command("redis-server", filepath.Join(s.cfg.Dir, "redis.conf")) //nolint:gosec,noctx // our own file; it is to outlive us
+	defer lock.Close()                                                          // the child has its own
+	cmd := exec.Command("redis-server", filepath.Join(s.cfg.Dir, "redis.conf")) //nolint:noctx // it is to outlive us
 	cmd.Dir = s.cfg.Dir
 	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin"}
 	cmd.ExtraFiles = []*os.File{lock}
@@ -139,7 +139,7 @@ func (s *Server) start(ctx context.Context, lock *os.File, ready func()) error {
 	if err := cmd.Start(); err != nil {
 		return &hub.Error{Kind: hub.Unavailable, Op: "start redis-server", Message: "redis-server can't be started", Remedy: "install redis-server, or set redis.url", Err: err}
 	}
-	lock.Close() //nolint:errcheck // now it is the child's alone
+	lock.Close() // now it is the child's alone
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // ends with the child, which may outlive this process
 	for s.answers(ctx) != nil {
@@ -176,7 +176,7 @@ func (s *Server) answers(ctx context.Context) error {
 	if err != nil {
 		return err // asked often while it starts, and the client would log each failure
 	}
-	probe.Close() //nolint:errcheck // nothing was written
+	probe.Close() // nothing was written
 	c := s.client()
 	defer c.Close() //nolint:errcheck // one question
 	return c.Ping(ctx).Err()
@@ -186,7 +186,7 @@ func (s *Server) answers(ctx context.Context) error {
 func (s *Server) runs() bool {
 	lock, err := s.flock("server.lock")
 	if lock != nil {
-		lock.Close() //nolint:errcheck // only whether it could be had
+		lock.Close() // only whether it could be had
 	}
 	return lock == nil && err == nil
 }
@@ -219,7 +219,7 @@ func (s *Server) Stop() error {
 	if lock == nil {
 		return errTaken
 	}
-	defer lock.Close() //nolint:errcheck // released with the process at the latest
+	defer lock.Close() // released with the process at the latest
 	s.shutdown(context.Background())
 	return nil
 }
