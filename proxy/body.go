@@ -29,13 +29,16 @@ type body struct {
 }
 
 // guardBody puts the guard in front of a request's body, if there is one. The deadline that it
-// begins with also bounds what net/http reads of a body that no handler wanted.
-func guardBody(w *recorder, r *http.Request) {
+// begins with also bounds what net/http reads of a body that no handler wanted. The request is
+// another then: net/http looks at its own one's body to see whether "100 Continue" was said.
+func guardBody(w *recorder, r *http.Request) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return
+		return r
 	}
 	_ = w.conn.SetReadDeadline(time.Now().Add(bodyPatience)) // not every writer has one
-	r.Body = &body{ReadCloser: r.Body, conn: w.conn, left: bodyPatience}
+	guarded := *r
+	guarded.Body = &body{ReadCloser: r.Body, conn: w.conn, left: bodyPatience}
+	return &guarded
 }
 
 // Read implements [io.Reader].

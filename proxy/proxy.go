@@ -101,10 +101,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	server := &http.Server{
-		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: p.crowd.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
-	}
+	server := p.server()
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		loops.Go(func() { failed <- server.Serve(l) })
@@ -119,6 +116,14 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	p.ready.Store(false)
 	p.drain(context.WithoutCancel(ctx), server)
 	return err
+}
+
+// server makes the HTTP server that all listeners share.
+func (p *Proxy) server() *http.Server {
+	return &http.Server{
+		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ConnState: p.crowd.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+	}
 }
 
 // drain lets requests finish, then tells the tunnels; each has time of its own, so that an endless
@@ -140,7 +145,7 @@ func (p *Proxy) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		rec := newRecorder(w, r)
-		guardBody(rec, r)
+		r = guardBody(rec, r)
 		err, abort := p.guarded(rec, r)
 		if err != nil && !abort {
 			p.refuse(rec, r, err)
@@ -153,14 +158,15 @@ func (p *Proxy) Handler() http.Handler {
 	})
 }
 
-// guarded serves a request and makes an error of a panic; abort tells that the answer can't be
-// ended well.
-func (p *Proxy) guarded(rec *recorder, r *http.Request) (err error, abort bool) { //nolint:revive,staticcheck // the error is the handler's, abort what to do about it
+// guarded serves a request and makes an error of a panic; abort tells that there is no answer, or
+// half of one: were it ended well, net/http would make a success of it.
+func (p *Proxy) guarded(rec *recorder, r *http.Request) (err error, abort bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = p.panicked(r.Context(), v)
-			abort = rec.status != 0 || hub.KindOf(err) == hub.Canceled
+			abort = rec.status != 0
 		}
+		abort = abort || err != nil && hub.KindOf(err) == hub.Canceled
 	}()
 	return p.serve(rec, r), false
 }

@@ -23,6 +23,9 @@ type statusError struct {
 
 func (e *statusError) Error() string { return e.message }
 
+// statusClosed is logged when the client went away before the answer, as nginx does.
+const statusClosed = 499
+
 // statusOf gives an error's status and what people are told.
 func statusOf(err error) (status int, message, remedy string) {
 	var own *statusError
@@ -46,7 +49,7 @@ func statusOf(err error) (status int, message, remedy string) {
 	case hub.Unavailable:
 		status = http.StatusServiceUnavailable
 	case hub.Canceled:
-		return 499, "", ""
+		return statusClosed, "", ""
 	default:
 		status, message, remedy = http.StatusInternalServerError, "something went wrong here", "try again; if it happens again, tell an administrator the time"
 	}
@@ -61,7 +64,7 @@ var page = template.Must(template.New("error").Parse(`<!doctype html>
 // refuse answers with an error: a small page to people, JSON to programs.
 func (p *Proxy) refuse(w *recorder, r *http.Request, err error) {
 	status, message, remedy := statusOf(err)
-	if w.status != 0 || status == 499 {
+	if w.status != 0 || status == statusClosed {
 		return // too late to say anything
 	}
 	h := w.Header()
@@ -111,7 +114,11 @@ func cut(s string) string { return s[:min(len(s), maxLogged)] }
 // Queries are left out: they can hold tickets.
 func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error) {
 	level := slog.LevelDebug
+	if err != nil && w.status == 0 {
+		w.status = statusClosed
+	}
 	switch {
+	case w.status == statusClosed:
 	case w.status >= 500:
 		level = slog.LevelWarn
 	case w.status >= 400 || r.Method != http.MethodGet && r.Method != http.MethodHead:
