@@ -3,8 +3,8 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
 	"io"
 	"log/slog"
 	"net"
@@ -256,7 +256,7 @@ func (w *world) personOn(name, owner string) *person {
 		p.notebook.Hash, p.notebook.Parent, p.notebook.Host = p.cookie.Hash(), p.session.Hash, w.origins.Host(o)
 		must(w.t, w.store.CreateSession(w.t.Context(), p.notebook))
 	}
-	p.token, p.tokenID = hub.RandomSecret(), "tok-"+name+hex.EncodeToString([]byte(owner))
+	p.token, p.tokenID = hub.RandomSecret(), "tok-"+rand.Text()
 	must(w.t, w.store.CreateToken(w.t.Context(), hub.Token{ID: p.tokenID, Hash: p.token.Hash(), User: u, UserID: p.user.ID, Scopes: []hub.Scope{hub.ScopeSelf}, Created: time.Now(), Expires: time.Now().Add(time.Hour)}))
 	return p
 }
@@ -425,4 +425,15 @@ func echo(got *inbox) http.Handler {
 			}
 		}
 	})
+}
+
+// listenerOf makes a listener of a descriptor, which it takes over.
+func listenerOf(fd int, name string) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	return net.FileListener(f)
+}
+
+func hubRoute(key hub.ServerKey, e hub.Endpoint) hub.Route {
+	return hub.Route{Key: key, UserID: hub.UserID("id-" + key.User.String()), Generation: 1, Endpoint: e}
 }
