@@ -23,14 +23,14 @@ func TestNetworkNone(t *testing.T) {
 	_, same := neighbour(t, d, "bob", hub.NetworkNone)
 	_, other := neighbour(t, d, "carol", hub.NetworkOpen)
 	everything := append(w.host(t), w.around()...)
-	everything = append(everything, both(w.port, w.public)...)
-	everything = append(everything, both(port, same, other)...)
+	everything = append(everything, every(w.port, w.public)...)
+	everything = append(everything, every(port, same, other)...)
 	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
 		b, _, err := d.networks.find(t.Context(), mode)
 		if err != nil {
 			t.Fatal(err)
 		}
-		everything = append(everything, both(53, b.prefix.Addr().Next().String())...)
+		everything = append(everything, every(53, b.prefix.Addr().Next().String())...)
 	}
 	expect(t, d, h, false, everything)
 }
@@ -46,13 +46,13 @@ func TestNetworkOpen(t *testing.T) {
 	_, same := neighbour(t, d, "bob", hub.NetworkOpen)
 	_, other := neighbour(t, d, "carol", hub.NetworkNone)
 	forbidden := append(w.host(t), w.around()...)
-	forbidden = append(forbidden, both(port, same, other)...)
+	forbidden = append(forbidden, every(port, same, other)...)
 	expect(t, d, h, false, forbidden)
-	expect(t, d, h, true, both(w.port, w.public))
+	expect(t, d, h, true, every(w.port, w.public))
 
 	// What was tried would have been reached, but for the filter; and the next start has it back.
-	reachable := both(w.port, append([]string{"2852039166", "0xa9fea9fe", "::ffff:169.254.169.254"}, w.private...)...)
-	reachable = append(reachable, both(w.port, d.networks.gate.String())...)
+	reachable := every(w.port, append([]string{"2852039166", "0xa9fea9fe", "::ffff:169.254.169.254"}, w.private...)...)
+	reachable = append(reachable, every(w.port, d.networks.gate.String())...)
 	flush(t, d)
 	expect(t, d, h, true, reachable)
 	spec.Generation++
@@ -192,7 +192,7 @@ for name in sys.argv[1:]:
 	if want := "private.example fails\nboth.example fails\nalias.example fails\nnosuch.example fails\nlong.example 100"; got != want {
 		t.Errorf("looked up:\n%s\nwant:\n%s", got, want)
 	}
-	expect(t, d, open, true, both(w.port, "public.example"))
+	expect(t, d, open, true, every(w.port, "public.example"))
 	if got := python(t, d, none, resolve, "public.example"); got != "public.example fails" {
 		t.Errorf("without a network: %s", got)
 	}

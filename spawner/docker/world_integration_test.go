@@ -153,9 +153,10 @@ type target struct {
 
 func (x target) String() string { return fmt.Sprintf("%s %s port %d", x.Network, x.Host, x.Port) }
 
-func both(port int, hosts ...string) (list []target) {
+// every way to the hosts: TCP and UDP to the port, and an echo request.
+func every(port int, hosts ...string) (list []target) {
 	for _, h := range hosts {
-		list = append(list, target{"tcp", h, port}, target{"udp", h, port})
+		list = append(list, target{"tcp", h, port}, target{"udp", h, port}, target{"icmp", h, 0})
 	}
 	return list
 }
@@ -167,13 +168,13 @@ func (w *world) host(t *testing.T) []target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := both(w.port, "255.255.255.255", "224.0.0.1")
+	list := every(w.port, "255.255.255.255", "224.0.0.1")
 	for _, a := range addrs {
 		if ip := a.(*net.IPNet).IP; !ip.IsLoopback() {
-			list = append(list, both(w.port, ip.String())...)
+			list = append(list, every(w.port, ip.String())...)
 			if !ip.IsLinkLocalUnicast() && ip.To4() != nil {
-				list = append(list, both(22, ip.String())...)
-				list = append(list, both(w.port, "::ffff:"+ip.String())...)
+				list = append(list, every(22, ip.String())...)
+				list = append(list, every(w.port, "::ffff:"+ip.String())...)
 			}
 		}
 	}
@@ -183,7 +184,7 @@ func (w *world) host(t *testing.T) []target {
 // around is every private address, with the forms of the metadata service's by which filters of text
 // have been got round.
 func (w *world) around() []target {
-	return append(both(w.port, w.private...), both(w.port, "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe")...)
+	return append(every(w.port, w.private...), every(w.port, "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe")...)
 }
 
 const probe = `
@@ -194,13 +195,19 @@ def reaches(t):
     try:
         kind = socket.SOCK_STREAM if t["network"] == "tcp" else socket.SOCK_DGRAM
         family, kind, proto, _, address = socket.getaddrinfo(t["host"], t["port"], type=kind)[0]
+        message = b"?"
+        if t["network"] == "icmp":
+            if t["host"].startswith("::ffff:"):
+                family, address = socket.AF_INET, (socket.getaddrinfo(t["host"].removeprefix("::ffff:"), 0)[0][4][0], 0)
+            v6 = family == socket.AF_INET6
+            proto, message = (socket.IPPROTO_ICMPV6, b"\x80" + bytes(7)) if v6 else (socket.IPPROTO_ICMP, b"\x08\0\xf7\xff" + bytes(4))
         with socket.socket(family, kind, proto) as s:
-            s.settimeout(1.5)
+            s.settimeout(2.5)
             s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             if t["network"] == "tcp":
                 s.connect(address)
                 return True
-            s.sendto(b"?", address)
+            s.sendto(message, address)
             return bool(s.recv(64))
     except OSError:
         return False
