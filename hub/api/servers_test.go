@@ -161,10 +161,17 @@ func TestStartsThatAreRefused(t *testing.T) {
 	if r.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
+	for kind, status := range map[hub.Kind]int{hub.Unavailable: 503, hub.Conflict: 409, hub.NotFound: 404, hub.TooMany: 429, hub.Internal: 500} {
+		s.store.FailBefore(func(op string) error {
+			if op == "PutServer" {
+				return hub.Errorf(kind, "redis", "as told")
+			}
+			return nil
+		})
+		s.do("POST", "/users/bob/servers/"+fmt.Sprint("s", status), "", as(s.token("bob"))).problem(t, kind.String(), status, "")
+	}
 	s.store.FailBefore(func(string) error { return hub.Errorf(hub.Unavailable, "redis", "away") })
-	r = s.do("POST", "/users/alice/servers/c", "", token)
-	r.problem(t, "without a store", 503, "")
-	s.store.FailBefore(nil)
+	s.do("POST", "/users/alice/servers/c", "", token).problem(t, "without a store", 503, "")
 	s.store.FailBefore(func(op string) error {
 		if op == "Users" || op == "User" {
 			return hub.Wrap(hub.Internal, "redis", fmt.Errorf("dial 10.0.0.7: hunter2"))

@@ -22,8 +22,9 @@ none, is a working configuration for one machine. This page is made from the cod
 - **The environment goes over the file**: ` + "`CARREL_REDIS_URL`" + ` is ` + "`redis.url`" + `. Lists of texts are separated
   by commas. Lists of anything else (providers, profiles, cull groups) are set in the file alone.
 - **Secrets** are best kept in files of their own, mode 0600: ` + "`redis.url_file`, `client_secret_file`" + `.
-- **Reload.** What is marked *live* counts as soon as the file is saved, or on SIGHUP, for what starts
-  from then on; a file with faults changes nothing and is told of in the log. All else waits for a restart.
+- **Change.** What is marked *live* counts as soon as the file is saved, or on SIGHUP: cull rules for
+  servers that run, all else for what starts from then on. A file with faults changes nothing and is
+  told of in the log. What is not *live* waits for a restart.
 - **Durations** are written ` + "`90s`, `30m`, `2h` or `14d`; **sizes** `512MiB` or `2GiB`" + ` (powers of 1024).
 
 `
@@ -56,7 +57,7 @@ func writeSection(b *strings.Builder, s section) (below []section) {
 	}
 	fmt.Fprintf(b, "## %s\n\n", title)
 	if s.doc != "" {
-		fmt.Fprintf(b, "%s\n\n", s.doc)
+		fmt.Fprintf(b, "%s\n\n", markdown(s.doc))
 	}
 	var rows strings.Builder
 	for i := range s.value.NumField() {
@@ -81,13 +82,16 @@ func writeSection(b *strings.Builder, s section) (below []section) {
 		if !s.inList && settable(f.Type) {
 			env = "`" + envName(path) + "`"
 		}
-		fmt.Fprintf(&rows, "| `%s` | %s | %s | %s | %s | %s |\n", f.Tag.Get("yaml"), typeName(f.Type), defaultText(path, v), reload, env, strings.ReplaceAll(f.Tag.Get("doc"), "|", `\|`))
+		fmt.Fprintf(&rows, "| `%s` | %s | %s | %s | %s | %s |\n", f.Tag.Get("yaml"), typeName(f.Type), defaultText(path, v), reload, env, markdown(f.Tag.Get("doc")))
 	}
 	if rows.Len() > 0 {
 		b.WriteString("| field | type | default | change | environment | meaning |\n| --- | --- | --- | --- | --- | --- |\n" + rows.String() + "\n")
 	}
 	return below
 }
+
+// markdown keeps a text from being read as a tag or as the end of a cell.
+func markdown(text string) string { return strings.NewReplacer("|", `\|`, "<", `\<`).Replace(text) }
 
 func typeName(t reflect.Type) string {
 	switch t {

@@ -38,9 +38,9 @@ func TestTheReferenceHoldsEveryField(t *testing.T) {
 		section, at := strings.TrimSuffix(path, f.Tag.Get("yaml")), "\n| `"+f.Tag.Get("yaml")+"` |"
 		switch {
 		case f.Type.Kind() == reflect.Struct:
-			section, at = path, f.Tag.Get("doc")
+			section, at = path, markdown(f.Tag.Get("doc"))
 		case f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct:
-			section, at = path+"[]", f.Tag.Get("doc")
+			section, at = path+"[]", markdown(f.Tag.Get("doc"))
 		}
 		title := "## The deployment\n"
 		if section = strings.TrimSuffix(section, "."); section != "" {
@@ -48,7 +48,7 @@ func TestTheReferenceHoldsEveryField(t *testing.T) {
 		}
 		_, rest, ok := strings.Cut(text, title)
 		rest, _, _ = strings.Cut(rest, "\n## ")
-		if !ok || !strings.Contains(rest, at) || !strings.Contains(rest, f.Tag.Get("doc")) {
+		if !ok || !strings.Contains(rest, at) || !strings.Contains(rest, markdown(f.Tag.Get("doc"))) {
 			t.Errorf("%s is not in %q", path, title)
 		}
 	})
