@@ -61,10 +61,20 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	if isUpgrade(r) {
 		return p.tunnel(w, r, rt, who)
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodOptions {
+	if isUse(r.Method, rest) {
 		rt.touch()
 	}
 	return p.forward(w, r, rt, who)
+}
+
+// isUse tells whether an ordinary request shows that a person is there: unsafe methods do, but for
+// what an open tab sends by itself. JupyterLab writes its layout down every ten seconds.
+func isUse(method, rest string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	return !strings.HasPrefix(rest, "lab/api/workspaces/")
 }
 
 // askSignIn leads a person to the hub for a session on this host, and tells a program that it has none.
