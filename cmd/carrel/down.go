@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"carrel/hub/redisstore"
 )
@@ -21,6 +22,11 @@ func downCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			release, err := d.state.hold(unix.LOCK_EX)
+			if err != nil {
+				return err
+			}
+			defer release()
 			driver, err := d.driver()
 			if err != nil {
 				return err
@@ -31,7 +37,9 @@ func downCommand(f *flags) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				s.Stop()
+				if err := s.Stop(); err != nil {
+					return errors.Join(append(errs, err)...)
+				}
 				errs = append(errs, os.RemoveAll(d.state.redis()))
 			} else {
 				errs = append(errs, d.forget(cmd.Context()))
@@ -39,7 +47,11 @@ func downCommand(f *flags) *cobra.Command {
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "Everything of", d.cfg.Deployment, "is gone.")
+			homes := "people's homes stay in " + d.cfg.StateDir + " (carrel down --volumes removes them)"
+			if volumes {
+				homes = "and so are people's homes"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "The servers, networks and Redis of %s are gone; %s.\n", d.cfg.Deployment, homes)
 			return nil
 		},
 	}

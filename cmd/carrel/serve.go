@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"carrel/hub"
 	"carrel/hub/devidp"
@@ -129,6 +130,11 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 	if err != nil {
 		return err
 	}
+	release, err := d.state.hold(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	defer release()
 	var listeners []net.Listener
 	if withProxy {
 		if listeners, err = d.listen(ctx); err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"carrel/hub"
 )
 
@@ -69,6 +71,23 @@ func (s state) checkWay() error {
 			return nil
 		}
 	}
+}
+
+// hold takes the directory's lock until the function returned is called, or the process ends: every
+// hub shares it (unix.LOCK_SH), and whoever takes the deployment down wants it alone (unix.LOCK_EX).
+func (s state) hold(how int) (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, hub.Wrap(hub.Unavailable, "lock state_dir", err)
+	}
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor
+		f.Close() //nolint:errcheck // unused
+		return nil, &hub.Error{
+			Kind: hub.Conflict, Op: "lock state_dir", Field: "state_dir", Message: "a carrel runs, or is being taken down, on " + s.dir,
+			Remedy: "stop it first", Err: err,
+		}
+	}
+	return func() { f.Close() }, nil //nolint:errcheck // the lock ends with it
 }
 
 func (s state) secrets() string     { return filepath.Join(s.dir, "secrets") }
