@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+	"github.com/gorilla/websocket"
 )
 
 // browser is a real Chromium with a profile of its own.
@@ -172,4 +173,33 @@ func TestBrowserMainJob(t *testing.T) {
 		chromedp.WaitVisible(startButton),
 	)
 	b.do("start again", 2*time.Minute, chromedp.Click(startButton), chromedp.WaitVisible(`.jp-DirListing-item[title*="Untitled.ipynb"]`))
+}
+
+// An administrator stops a person's server on the admin page, while that person's tab is open.
+func TestBrowserAdministrator(t *testing.T) {
+	d := deploy(t, options{})
+	alice := d.person("alice")
+	alice.signIn()
+	alice.start("")
+	k := alice.newKernel()
+	b := d.browser()
+	b.start()
+	b.signIn(d, "admin")
+	b.do("open the admin page", time.Minute, chromedp.Navigate(d.url+"/hub/admin"), chromedp.WaitVisible(`#stop-server-alice`))
+	b.waitText("the row tells of memory", `[data-key="server-alice"]`, time.Minute, "MiB")
+	b.do("stop it", time.Minute, chromedp.Click(`#stop-server-alice`))
+	eventually(t, time.Minute, "alice's server is gone", func() bool { return !alice.runs() })
+	b.do("the row is gone", time.Minute, chromedp.WaitNotPresent(`#stop-server-alice`))
+	k.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for {
+		if _, _, err := k.conn.ReadMessage(); err != nil {
+			if !websocket.IsCloseError(err, websocket.CloseGoingAway, websocket.ClosePolicyViolation) {
+				t.Errorf("alice's kernel websocket ended with %v", err)
+			}
+			break
+		}
+	}
+	if at := alice.visit("/hub/home"); !strings.Contains(at.body, "admin") {
+		t.Errorf("alice is not told who stopped her server:\n%.1500s", at.body)
+	}
 }
