@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,13 @@ func TestFilterComesBack(t *testing.T) {
 			return setFilter(t.Context(), "list table inet "+d.networks.table()+"\n") == nil
 		})
 	}
+	if err := setFilter(t.Context(), "insert rule inet "+d.networks.table()+" forward accept\n"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a rule that somebody put in is gone", func() bool {
+		out, err := exec.Command("nft", "list", "chain", "inet", d.networks.table(), "forward").CombinedOutput()
+		return err == nil && strings.Contains(string(out), "drop") && !strings.Contains(string(out), "\t\taccept\n")
+	})
 }
 
 // background runs the driver until the test ends.
@@ -232,4 +240,37 @@ for server, name, kind in zip(*[iter(sys.argv[1:])] * 3):
 	if raw, err := os.ReadFile(d.cfg.StateDir + "/resolv-open.conf"); err != nil || !strings.Contains(string(raw), d.networks.gate.String()) {
 		t.Errorf("resolv.conf: %s, %v", raw, err)
 	}
+}
+
+// TestResolverIsTakenOver: of two hubs on a machine one answers, and when it goes the other does.
+func TestResolverIsTakenOver(t *testing.T) {
+	names := func(address string) string {
+		return serveDNS(t, func(q dnsmessage.Question, _ bool) dnsmessage.Message { return answer(aRecord(q.Name.String(), address)) })
+	}
+	first := newDriver(t, func(c *Config) { c.Upstreams = []string{names("203.0.113.1")} })
+	cfg := first.cfg
+	cfg.Upstreams = []string{names("203.0.113.2")}
+	second := reopen(t, cfg)
+	b, err := first.networks.ensure(t.Context(), hub.NetworkOpen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lookup{question: dnsmessage.Question{Name: dnsmessage.MustNewName("a.example."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}
+	answers := func(with string) func() bool {
+		return func() bool {
+			m, err := l.exchange(t.Context(), "udp", b.resolver+":53")
+			return err == nil && len(m.Answers) == 1 && netip.AddrFrom4(m.Answers[0].Body.(*dnsmessage.AResource).A).String() == with
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = first.Run(ctx) })
+	eventually(t, "the first answers", answers("203.0.113.1"))
+	background(t, second)
+	if !answers("203.0.113.1")() {
+		t.Error("the second got between")
+	}
+	cancel()
+	wg.Wait()
+	eventually(t, "the second answers", answers("203.0.113.2"))
 }

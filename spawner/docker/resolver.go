@@ -23,7 +23,7 @@ const (
 	maxResolving   = 256 // lookups at work, of all containers
 	maxPerServer   = 32  // and of one
 	maxDNSMessage  = 4096
-	resolverRetry  = time.Second
+	resolverRetry  = 2 * time.Second // another hub of this machine may be answering
 	resolverListen = "53"
 )
 
