@@ -39,7 +39,8 @@ func (c *chaos) happen() string {
 	key, n := c.key(), c.rand.IntN(len(c.hubs))
 	points := []hubtest.Point{hubtest.AtStart, hubtest.AtCreated, hubtest.AtRunning, hubtest.AtStop, hubtest.AtStopped, hubtest.AtInspect, hubtest.AtList}
 	point := points[c.rand.IntN(len(points))]
-	switch c.rand.IntN(16) {
+	away := time.Duration(c.rand.IntN(20)) * time.Second
+	switch c.rand.IntN(18) {
 	case 0, 1, 2, 3:
 		h := c.hubs[n]
 		c.ask(func(ctx context.Context) error { _, err := h.Start(ctx, ask(key)); return err })
@@ -57,11 +58,13 @@ func (c *chaos) happen() string {
 		c.hubs[n] = c.world.hub()
 		return fmt.Sprintf("hub %d is restarted", n)
 	case 9:
-		c.store.Away(c.rand.IntN(2) == 0)
-		return "the store goes or comes"
+		c.store.Away(true)
+		time.AfterFunc(away, func() { c.store.Away(false) })
+		return "the store is away for " + away.String()
 	case 10:
-		c.machine.SetAway(c.rand.IntN(2) == 0)
-		return "the machine goes or comes"
+		c.machine.SetAway(true)
+		time.AfterFunc(away, func() { c.machine.SetAway(false) })
+		return "the machine is away for " + away.String()
 	case 11:
 		c.machine.Die(key, "chaos")
 		return fmt.Sprintf("%s ends by itself", key)
@@ -69,11 +72,23 @@ func (c *chaos) happen() string {
 		c.machine.On(point, hubtest.Times(2, hubtest.Fail(errors.New("chaos"))))
 		return "the driver fails at " + string(point)
 	case 13:
-		c.machine.On(point, hubtest.Slow(time.Duration(c.rand.IntN(40))*time.Second))
+		c.machine.On(point, hubtest.Times(3, hubtest.Slow(away)))
 		return "the driver is slow at " + string(point)
 	case 14:
 		c.notebook.Set(key, hubtest.Mood{After: time.Duration(c.rand.IntN(20)) * time.Second, Broken: c.rand.IntN(4) == 0, Deaf: c.rand.IntN(4) == 0})
 		return fmt.Sprintf("%s has a mood", key)
+	case 15:
+		if c.rand.IntN(4) > 0 {
+			return "nothing"
+		}
+		c.store.Away(false)
+		c.store.Wipe()
+		c.person("alice")
+		c.person("bob")
+		return "the store is wiped"
+	case 16:
+		c.calm()
+		return "calm"
 	default:
 		c.hubs[n].loseLeases(c.t.Context())
 		return fmt.Sprintf("hub %d loses its leases", n)
@@ -95,13 +110,13 @@ func (c *chaos) calm() {
 // Whatever happens, when it is over every server is ready with one container and one route, or it
 // is not and has none; it never had two containers, and it starts again.
 func TestChaos(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(25) {
 		inWorld(t, func(t *testing.T, w *world) {
 			c := &chaos{world: w, rand: rand.New(rand.NewPCG(seed, 1)), keys: []hub.ServerKey{keyOf(t, "alice", ""), keyOf(t, "alice", "gpu"), keyOf(t, "bob", "")}}
 			for i := range c.hubs {
 				c.hubs[i] = w.hub()
 			}
-			for range 80 {
+			for range 150 {
 				c.story = append(c.story, c.happen())
 				time.Sleep(time.Duration(c.rand.IntN(8000)) * time.Millisecond)
 			}
