@@ -106,7 +106,8 @@ func Note(ctx context.Context, attrs ...slog.Attr) {
 	}
 }
 
-// Handle wraps a handler. One that panics is answered like an internal fault.
+// Handle wraps a handler. One that panics is answered like an internal fault; one that fails in the
+// middle of its answer has the connection cut, so that half an answer does not pass for a whole one.
 func (k Kit) Handle(h HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -114,10 +115,14 @@ func (k Kit) Handle(h HandlerFunc) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 		rec := &recorder{ResponseWriter: w}
 		err := k.guard(h, rec, r)
-		if err != nil {
+		begun := rec.status != 0
+		if err != nil && !begun {
 			k.Error(rec, r, err)
 		}
 		k.log(r, rec, e, time.Since(began), err)
+		if err != nil && begun {
+			panic(http.ErrAbortHandler)
+		}
 	})
 }
 
@@ -148,12 +153,15 @@ func (k Kit) Error(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	p := problem(err)
 	p.RequestID = RequestID(r.Context())
-	if p.Status == StatusClosed || r.Context().Err() != nil {
+	if r.Context().Err() != nil {
 		return
 	}
 	h := w.Header()
+	for _, name := range ofTheAnswer {
+		h.Del(name)
+	}
 	h.Set("Cache-Control", "no-store")
-	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests {
+	if h.Get("Retry-After") == "" && (p.Status == http.StatusServiceUnavailable || p.Status == http.StatusTooManyRequests) {
 		h.Set("Retry-After", "5")
 	}
 	if k.Page != nil && WantsPage(r) {
@@ -168,10 +176,17 @@ func (k Kit) Error(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// problem is what may be told of an error.
+// ofTheAnswer are headers that a handler set for the answer which it then did not give.
+var ofTheAnswer = []string{"Content-Length", "Content-Encoding", "Content-Disposition", "Content-Range", "Etag", "Last-Modified"}
+
+// problem is what may be told of an error. Whoever is told has not gone away: what was cancelled is
+// then some work of ours that the request waited for.
 func problem(err error) Problem {
 	p := Problem{Status: StatusOf(err), Field: hub.FieldOf(err)}
 	p.Message, p.Remedy = hub.Public(err)
+	if p.Status == StatusClosed {
+		p = Problem{Status: http.StatusServiceUnavailable}
+	}
 	switch {
 	case p.Message != "":
 	case p.Status == http.StatusServiceUnavailable:

@@ -180,3 +180,75 @@ func TestForms(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfAnAnswer: what fails in the middle is cut, so that nobody takes it for whole.
+func TestHalfAnAnswer(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"an error": func() error { return errors.New("lost it") },
+		"a panic":  func() error { panic("lost it") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit, last := newKit()
+			s := httptest.NewServer(kit.Handle(func(w http.ResponseWriter, _ *http.Request) error {
+				io.WriteString(w, "half of ")
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					t.Error(err)
+				}
+				return fail()
+			}))
+			defer s.Close()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if b, err := io.ReadAll(res.Body); err == nil {
+				t.Errorf("a whole answer %q", b)
+			}
+			if e := last(t); e["bytes"] != 8.0 || e["error"] == nil {
+				t.Errorf("event %v", e)
+			}
+		})
+	}
+}
+
+// TestCancelledWorkOfOurs: whoever still waits is told to come again, never an empty success.
+func TestCancelledWorkOfOurs(t *testing.T) {
+	kit, last := newKit()
+	s := httptest.NewServer(kit.Handle(func(http.ResponseWriter, *http.Request) error {
+		return hub.Wrap(hub.Internal, "share work", context.Canceled)
+	}))
+	defer s.Close()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if e := last(t); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || e["status"] != 503.0 {
+		t.Errorf("%d %v, event %v", res.StatusCode, res.Header, e)
+	}
+}
+
+func TestAnErrorForgetsTheAnswer(t *testing.T) {
+	kit, _ := newKit()
+	w := httptest.NewRecorder()
+	kit.Handle(func(w http.ResponseWriter, _ *http.Request) error {
+		for name, v := range map[string]string{"Content-Length": "9000", "Content-Encoding": "gzip", "Etag": `"1"`, "Content-Disposition": "attachment", "Retry-After": "60"} {
+			w.Header().Set(name, v)
+		}
+		return hub.Errorf(hub.Unavailable, "x", "away")
+	}).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	for name, want := range map[string]string{"Content-Length": "", "Content-Encoding": "", "Etag": "", "Content-Disposition": "", "Retry-After": "60"} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

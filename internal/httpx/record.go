@@ -43,7 +43,7 @@ const maxLogged = 300
 // and changed nothing, polls above all, is told at debug.
 func (k Kit) log(r *http.Request, w *recorder, e *exchange, took time.Duration, err error) {
 	status := w.status
-	gone := hub.KindOf(err) == hub.Canceled || r.Context().Err() != nil
+	gone := r.Context().Err() != nil || status == 0 && hub.KindOf(err) == hub.Canceled
 	switch {
 	case status == 0 && err == nil:
 		status = http.StatusOK
