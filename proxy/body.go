@@ -54,12 +54,13 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.came += n; b.came >= bodyStep {
 		b.came, b.left = 0, bodyPatience
 	}
-	if err != nil && !b.closed {
+	switch {
+	case err == nil || b.closed:
+	case errors.Is(err, io.EOF):
 		b.ended = true
 		_ = b.conn.SetReadDeadline(time.Time{}) // the wait for the answer has no deadline
-		if !errors.Is(err, io.EOF) {
-			b.err = err
-		}
+	default:
+		b.err = err // the deadline stays: net/http would wait for the rest
 	}
 	return n, err
 }
