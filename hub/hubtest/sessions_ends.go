@@ -163,6 +163,7 @@ func tombSID(t *testing.T, s hub.SessionStore) {
 	_, err = s.EndSessions(t.Context(), hub.SessionQuery{Identity: y.Identity, SID: y.SID})
 	ok(t, err)
 	kind(t, s.CreateSession(t.Context(), y), hub.Unauthenticated)
+	ok(t, s.CreateSession(t.Context(), begun("bob", before))) // another browser of the same person stays
 }
 
 func tombOthers(t *testing.T, s hub.SessionStore) {
