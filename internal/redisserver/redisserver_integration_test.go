@@ -60,10 +60,10 @@ func place(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if pid := serverOf(dir); pid > 0 {
+		for _, pid := range serversOf(dir) {
 			syscall.Kill(pid, syscall.SIGKILL)
-			eventually(t, "the last redis-server to end", func() bool { return serverOf(dir) == 0 })
 		}
+		eventually(t, "the last redis-server to end", func() bool { return len(serversOf(dir)) == 0 })
 		os.RemoveAll(dir)
 	})
 	return dir
@@ -114,25 +114,33 @@ func killedHub(t *testing.T, dir string) (pid int) {
 	return pid
 }
 
-// serverOf is the pid of the redis-server that has a directory, found in /proc; it is -1 when there
-// are several.
-func serverOf(dir string) (pid int) {
+// serverOf is the pid of the redis-server that has a directory; 0 for none, -1 for several.
+func serverOf(dir string) int {
+	switch pids := serversOf(dir); len(pids) {
+	case 0:
+		return 0
+	case 1:
+		return pids[0]
+	}
+	return -1
+}
+
+// serversOf finds in /proc the redis-servers that have a directory.
+func serversOf(dir string) (pids []int) {
 	want, err := filepath.EvalSymlinks(filepath.Join(dir, "redis"))
 	if err != nil {
-		return 0
+		return nil
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
 		comm, _ := os.ReadFile(p + "/comm")
 		cwd, _ := os.Readlink(p + "/cwd")
 		if strings.TrimSpace(string(comm)) == "redis-server" && cwd == want {
-			if pid != 0 {
-				return -1
-			}
-			pid, _ = strconv.Atoi(filepath.Base(p))
+			pid, _ := strconv.Atoi(filepath.Base(p))
+			pids = append(pids, pid)
 		}
 	}
-	return pid
+	return pids
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
