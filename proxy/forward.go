@@ -137,10 +137,10 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, e hub.Endpoint, cha
 	switch {
 	case failure == nil:
 		return nil
+	case sent.tooSlow(): // net/http takes that for the client's leaving, but it may be there
+		return &statusError{http.StatusRequestTimeout, "the rest of this request did not come", "send it again"}
 	case r.Context().Err() != nil:
 		return hub.Wrap(hub.Canceled, "forward", r.Context().Err())
-	case sent.tooSlow():
-		return &statusError{http.StatusRequestTimeout, "the rest of this request did not come", "send it again"}
 	case sent.failed():
 		return hub.Wrap(hub.Canceled, "read request", failure)
 	}

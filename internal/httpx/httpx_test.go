@@ -209,6 +209,7 @@ func TestHalfAnAnswer(t *testing.T) {
 			if b, err := io.ReadAll(res.Body); err == nil {
 				t.Errorf("a whole answer %q", b)
 			}
+			s.Close() // waits for what is logged
 			if e := last(t); e["bytes"] != 8.0 || e["error"] == nil {
 				t.Errorf("event %v", e)
 			}
@@ -232,6 +233,7 @@ func TestCancelledWorkOfOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
+	s.Close() // waits for what is logged
 	if e := last(t); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || e["status"] != 503.0 {
 		t.Errorf("%d %v, event %v", res.StatusCode, res.Header, e)
 	}
