@@ -116,6 +116,9 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Server, error) {
 	if err != nil {
 		return Server{}, err
 	}
+	if req.By.User == req.Key.User && req.By.UserID != "" && req.By.UserID != owner.ID {
+		return Server{}, &Error{Kind: Forbidden, Op: "start server", Message: "this name belongs to somebody else by now", Remedy: "sign in again"}
+	}
 	f, joined, err := m.takeOff(ctx, req.Key, true)
 	if err != nil {
 		return Server{}, err

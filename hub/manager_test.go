@@ -355,6 +355,7 @@ func TestRefusals(t *testing.T) {
 			{"another group's profile", hub.StartRequest{Key: alice, By: hub.Principal{User: alice.User}, Profile: "club"}, hub.Forbidden, "profile"},
 			{"another's server", hub.StartRequest{Key: alice, By: hub.Principal{User: bob.User}}, hub.Forbidden, ""},
 			{"nobody", hub.StartRequest{Key: alice}, hub.Forbidden, ""},
+			{"who had the name before", hub.StartRequest{Key: alice, By: hub.Principal{User: alice.User, UserID: "uformer"}}, hub.Forbidden, ""},
 			{"never signed in", hub.StartRequest{Key: keyOf(t, "dave", ""), By: hub.Principal{User: bob.User, Admin: true}}, hub.NotFound, ""},
 		} {
 			_, err := h.Start(t.Context(), c.req)

@@ -19,7 +19,7 @@ type Token struct {
 func (t Token) Live(now time.Time) bool { return t.Expires.IsZero() || now.Before(t.Expires) }
 
 // Scope is a permission in JupyterHub's words, with an optional filter: "self",
-// "access:servers!server=alice/", "admin:servers".
+// "access:servers!user=alice", "admin:servers".
 type Scope string
 
 // The scopes that Carrel knows.
