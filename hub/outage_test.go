@@ -122,6 +122,39 @@ func TestDriverAway(t *testing.T) {
 	})
 }
 
+// A driver that hangs, at any of its calls, holds nothing up for ever.
+func TestDriverHangs(t *testing.T) {
+	for _, point := range []hubtest.Point{hubtest.AtInspect, hubtest.AtStop, hubtest.AtList, hubtest.AtLogs, hubtest.AtUsage, hubtest.AtWatch} {
+		t.Run(string(point), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				running, starting, ended := keyOf(t, "alice", ""), keyOf(t, "bob", ""), keyOf(t, "carol", "")
+				h := w.hub()
+				w.ready(h, running)
+				w.ready(h, ended)
+				w.machine.On(point, hubtest.Hang)
+				w.machine.Die(ended, "exit code 1")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if _, err := h.Start(ctx, ask(starting)); err != nil && hub.KindOf(err) != hub.Unavailable {
+					t.Errorf("start: %v", err)
+				}
+				if _, err := h.Stop(ctx, running, ""); err != nil {
+					t.Errorf("stop: %v", err)
+				}
+				time.Sleep(5 * time.Minute)
+				w.machine.On(point, nil)
+				settle()
+				w.agrees(running, hub.Absent)
+				w.agrees(ended, hub.Failed)
+				w.agrees(starting, w.record(starting).Phase)
+				for _, key := range []hub.ServerKey{running, starting, ended} {
+					w.ready(h, key)
+				}
+			})
+		})
+	}
+}
+
 // The store is away for a while at any moment of a start: the start insists, and comes to its end.
 func TestStoreAwayDuringAStart(t *testing.T) {
 	for after := time.Duration(0); after < 4*time.Second; after += 250 * time.Millisecond {

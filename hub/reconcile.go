@@ -108,7 +108,9 @@ func (m *Manager) mendRunning(ctx context.Context, rec Server, st Status, route 
 		}
 		return
 	}
-	seen, err := m.cfg.Spawner.Inspect(ctx, rec.Handle)
+	askCtx, done := context.WithTimeout(ctx, 10*time.Second)
+	defer done()
+	seen, err := m.cfg.Spawner.Inspect(askCtx, rec.Handle)
 	if err == nil && (seen.Phase == Failed || seen.Phase == Absent) {
 		m.failRunning(ctx, rec, seen)
 	}

@@ -125,6 +125,8 @@ func (m *Manager) settle(ctx context.Context, rec Server, change func(*Server)) 
 // takeDown removes a generation's route, then its container, as far as they are there. A handle may
 // never have been recorded although the container was made: the driver's list has it.
 func (m *Manager) takeDown(ctx context.Context, rec Server) error {
+	ctx, done := context.WithTimeout(ctx, cleanupWithin)
+	defer done()
 	if err := insist(ctx, func() error { return m.cfg.Routes.DeleteRoute(ctx, rec.Key, rec.Generation) }); err != nil {
 		return err
 	}
@@ -192,20 +194,23 @@ func (c *census) take(ctx context.Context, of Spawner) (map[ServerKey][]Status, 
 	l = &listing{done: make(chan struct{})}
 	c.next = l
 	c.mu.Unlock()
-	c.turn <- struct{}{} // for 30 s at most
+	c.turn <- struct{}{} // for listWithin at most
 	defer func() { <-c.turn }()
 	c.mu.Lock()
 	c.next = nil // who asks from now on needs a later one
 	c.mu.Unlock()
 	defer close(l.done)
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-	defer done()
-	l.all, l.err = list(ctx, of)
+	l.all, l.err = list(context.WithoutCancel(ctx), of)
 	return l.all, l.err
 }
 
+// listWithin is how long a listing may take.
+const listWithin = 30 * time.Second
+
 // list gives what the driver has by key, the newest generation last.
 func list(ctx context.Context, of Spawner) (map[ServerKey][]Status, error) {
+	ctx, done := context.WithTimeout(ctx, listWithin)
+	defer done()
 	all := map[ServerKey][]Status{}
 	for st, err := range of.List(ctx) {
 		if err != nil {
