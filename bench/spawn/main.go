@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -105,6 +106,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := os.Chmod(work, 0o711); err != nil { //nolint:gosec // other users only pass through
 		return err
 	}
+	if o.image == "" {
+		if o.image, err = ownImage(ctx, o.binary, out); err != nil {
+			return err
+		}
+	}
 	var sides []side
 	if o.only != "jupyterhub" {
 		sides = append(sides, newCarrel(o, filepath.Join(work, "carrel")))
@@ -128,13 +134,24 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
+// ownImage has carrel build its image where it is missing, and gives its name.
+func ownImage(ctx context.Context, binary string, out io.Writer) (string, error) {
+	fmt.Fprintln(out, "carrel: its image")
+	said, err := exec.CommandContext(ctx, binary, "image", "build").Output() //nolint:gosec // the operator's own choice
+	words := strings.Fields(string(said))
+	if err != nil || len(words) == 0 {
+		return "", fmt.Errorf("carrel image build: %w", err)
+	}
+	return words[len(words)-1], nil
+}
+
 func parse(args []string, out io.Writer) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("spawn", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.IntVar(&o.rounds, "rounds", 10, "counted rounds; a warm-up comes before them")
 	flags.IntVar(&o.together, "together", 10, "how many start at once; 0 leaves that shape out")
-	flags.StringVar(&o.image, "image", "carrel/kernel:dev", "kernel image, of which both sides' servers are made")
+	flags.StringVar(&o.image, "image", "", "kernel image, of which both sides' servers are made; empty: the one that carrel builds")
 	flags.StringVar(&o.binary, "carrel", filepath.Join("bin", "carrel"), "the carrel to measure")
 	flags.StringVar(&o.out, "o", filepath.Join("bin", "bench", "spawn.json"), "file for every single run")
 	flags.StringVar(&o.only, "only", "", "measure only carrel or jupyterhub")

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"carrel/hub"
+	"carrel/hub/oidc"
 )
 
 // finding is what one check of doctor's says.
@@ -148,30 +151,64 @@ func (d *deployment) checkRedis(ctx context.Context) []finding {
 
 func (d *deployment) checkProviders(ctx context.Context) []finding {
 	if len(d.cfg.OIDC.Providers) == 0 {
-		return []finding{{"sign-in", "warn", "the demo provider, for this machine only", "set oidc.providers for real use"}}
+		return append(d.checkOrigins(), finding{"sign-in", "warn", "the demo provider, for this machine only", "set oidc.providers for real use"})
 	}
-	var fs []finding
-	for _, p := range d.cfg.OIDC.Providers {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
-		if err != nil {
-			continue // refused by config
-		}
-		began := time.Now()
-		res, err := http.DefaultClient.Do(req)
-		if err != nil || res.StatusCode != http.StatusOK {
-			fs = append(fs, finding{"sign-in " + p.Name, "fail", "its discovery document can't be had", "check the issuer, and ca_file if it has a CA of its own"})
-			continue
-		}
-		res.Body.Close() //nolint:errcheck // only its headers count
-		f := ok("sign-in "+p.Name, p.Issuer)
-		if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
-			if skew := began.Sub(at).Abs(); skew > 30*time.Second {
-				f = finding{"clock", "fail", fmt.Sprintf("this machine and %s differ by %s", p.Name, skew.Round(time.Second)), "set the clock; tokens are refused otherwise"}
-			}
-		}
-		fs = append(fs, f)
+	fs := d.checkOrigins()
+	list, _, _, err := d.providers()
+	if err != nil {
+		return append(fs, finding{"sign-in", "fail", err.Error(), "check oidc.providers"})
+	}
+	for _, p := range list {
+		fs = append(fs, checkProvider(ctx, p))
 	}
 	return fs
+}
+
+// checkProvider asks for the discovery document just as sign-in does, and compares clocks.
+func checkProvider(ctx context.Context, p oidc.ProviderConfig) finding {
+	name := "sign-in " + p.Name
+	unreachable := finding{name, "fail", "its discovery document can't be had", "check the issuer, and ca_file if it has a CA of its own"}
+	client, err := p.HTTPClient()
+	if err != nil {
+		message, remedy := hub.Public(err)
+		return finding{name, "fail", message, remedy}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(p.Issuer, "/")+"/.well-known/openid-configuration", nil)
+	if err != nil {
+		return unreachable
+	}
+	began := time.Now()
+	res, err := client.Do(req)
+	if err != nil {
+		return unreachable
+	}
+	defer res.Body.Close() //nolint:errcheck // only its headers count
+	if res.StatusCode != http.StatusOK {
+		return unreachable
+	}
+	if at, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+		if skew := began.Sub(at).Abs(); skew > 30*time.Second {
+			return finding{"clock", "fail", fmt.Sprintf("this machine and %s differ by %s", p.Name, skew.Round(time.Second)), "set the clock; tokens are refused otherwise"}
+		}
+	}
+	return ok(name, p.Issuer)
+}
+
+// checkOrigins tells of choices that make people less safe.
+func (d *deployment) checkOrigins() []finding {
+	var fs []finding
+	if d.origins.Mode() == hub.OneOrigin {
+		fs = append(fs, finding{"origins", "warn", "one-origin: a notebook's page can act as its reader on the hub and on every notebook", "use subdomains, or paths with a second port"})
+	}
+	if u, err := url.Parse(d.cfg.PublicURL); err == nil && u.Scheme == "http" && !loopbackName(u.Hostname()) {
+		fs = append(fs, finding{"public_url", "warn", "plain HTTP: passwords and notebooks can be read on the way", "give tls.cert_file, or put a proxy that ends TLS in front"})
+	}
+	return fs
+}
+
+func loopbackName(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && addr.IsLoopback()
 }
 
 func (d *deployment) checkTools(context.Context) []finding {

@@ -12,19 +12,20 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"carrel/hub"
 	"carrel/internal/config"
+	"carrel/internal/redisserver"
 )
 
 func main() {
-	redis.SetLogger(unheard{}) // what goes wrong is returned to us too, and logged once
+	redisserver.Quiet()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := root().ExecuteContext(ctx)
 	stop()
@@ -33,12 +34,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// unheard is a log of the Redis library's that nobody reads.
-type unheard struct{}
-
-// Printf implements the library's logger.
-func (unheard) Printf(context.Context, string, ...any) {}
 
 // errTold is an error that was printed already.
 var errTold = errors.New("")
@@ -80,7 +75,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&f.config, "config", os.Getenv("CARREL_CONFIG"), "configuration file (carrel config example prints one)")
-	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), downCommand(f), imageCommand(f), doctorCommand(f), configCommand(f), versionCommand())
+	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), downCommand(f), imageCommand(f), userCommand(f), doctorCommand(f), configCommand(f), versionCommand())
 	return cmd
 }
 
@@ -103,7 +98,7 @@ func machine() config.Machine {
 	if unix.Sysinfo(&info) != nil {
 		return config.Machine{}
 	}
-	return config.Machine{Memory: int64(info.Totalram) * int64(info.Unit)} //nolint:gosec // far below 2^63
+	return config.Machine{Memory: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()} //nolint:gosec // far below 2^63
 }
 
 func newLogger(level, format string) *slog.Logger {

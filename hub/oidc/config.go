@@ -216,8 +216,8 @@ func names(field string, in []string) ([]string, error) {
 	return out, nil
 }
 
-// httpClient reaches the provider: it follows no redirect, and bounds time and size.
-func (c ProviderConfig) httpClient() (*http.Client, error) {
+// HTTPClient reaches the provider: it follows no redirect, and bounds time and size.
+func (c ProviderConfig) HTTPClient() (*http.Client, error) {
 	next := c.Transport
 	if next == nil {
 		t := &http.Transport{

@@ -74,7 +74,7 @@ func newProvider(cfg ProviderConfig, origins hub.Origins, now func() time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	client, err := cfg.httpClient()
+	client, err := cfg.HTTPClient()
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,8 @@ func ownNetwork(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
+	// A process namespace too: whatever the run leaves, shims and containers, ends with it.
+	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a namespace of its own:\n%s", out)

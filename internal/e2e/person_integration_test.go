@@ -126,6 +126,16 @@ func (p *person) post(address string, form url.Values) page {
 // signIn goes through the provider's pages as a browser would, filling in what they ask for.
 func (p *person) signIn() page {
 	p.t.Helper()
+	at := p.tryToSignIn()
+	if at.status != http.StatusOK || !strings.Contains(at.url.Path, "/hub/home") {
+		p.t.Fatalf("%s's sign-in ended at %s with status %d:\n%.2000s", p.name, at.url, at.status, at.body)
+	}
+	return at
+}
+
+// tryToSignIn tells where the way through the provider's pages ends.
+func (p *person) tryToSignIn() page {
+	p.t.Helper()
 	at := p.visit("/hub/login")
 	for range 6 {
 		action, fields, ok := firstForm(at)
@@ -141,9 +151,6 @@ func (p *person) signIn() page {
 			}
 		}
 		at = p.post(action, fields)
-	}
-	if at.status != http.StatusOK || !strings.Contains(at.url.Path, "/hub/home") {
-		p.t.Fatalf("%s's sign-in ended at %s with status %d:\n%.2000s", p.name, at.url, at.status, at.body)
 	}
 	return at
 }

@@ -223,3 +223,13 @@ func (s *Server) Stop() error {
 	s.shutdown(context.Background())
 	return nil
 }
+
+// Quiet ends the Redis library's own log, for the whole process: all that goes wrong is returned as
+// an error too, and logged once by whoever has it.
+func Quiet() { redis.SetLogger(unheard{}) }
+
+// unheard is a log that nobody reads.
+type unheard struct{}
+
+// Printf implements the library's logger.
+func (unheard) Printf(context.Context, string, ...any) {}
