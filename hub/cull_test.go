@@ -329,6 +329,22 @@ func TestCullRaces(t *testing.T) {
 	}
 }
 
+// Under a short rule, too, a server that computes is not even warned.
+func TestShortRule(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		key := keyOf(t, "alice", "")
+		w.cullBy(hub.CullRule{Idle: 70 * time.Second, Warning: 45 * time.Second, BusyMax: time.Hour})
+		w.notebook.Set(key, hubtest.Mood{State: hub.NotebookState{BusyKernels: 1}})
+		w.machine.SetCPU(key, 1)
+		h := w.hub()
+		w.ready(h, key)
+		time.Sleep(time.Minute) // until its processor time was measured twice
+		if warned, stopped := w.fate(key, 20*time.Minute); warned > 0 || stopped > 0 {
+			t.Errorf("warned after %v, stopped after %v", warned, stopped)
+		}
+	})
+}
+
 // Who is about to end is asked once more: a computation that began a moment ago is not cut off.
 func TestAskedOnceMore(t *testing.T) {
 	for before := 15 * time.Second; before <= 55*time.Second; before += 10 * time.Second {

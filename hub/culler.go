@@ -107,7 +107,8 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 // verdictOn decides of one server; it is not known of one whose turn to be asked did not come in
 // this round. Who is to end is asked once more.
 func (m *Manager) verdictOn(ctx context.Context, c *culler, rec Server, rule CullRule, used, observed time.Time) (v verdict, known bool) {
-	for _, every := range []time.Duration{askEvery, 0} {
+	// Under a short rule more often, so that who computes is not warned between two askings.
+	for _, every := range []time.Duration{min(askEvery, (rule.Idle-rule.Warning)/2), 0} {
 		since, known := m.idleSince(ctx, c, rec, rule, latest(used, rec.Started, observed), every)
 		if !known {
 			return verdict{}, false
@@ -124,7 +125,7 @@ func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule Cul
 	c.mu.Lock()
 	seen := c.seen[rec.Key]
 	c.mu.Unlock()
-	if rule.Idle <= 0 || time.Since(used) < askEvery || time.Since(seen.at) < every {
+	if rule.Idle <= 0 || time.Since(used) < every || time.Since(seen.at) < every {
 		return latest(used, seen.busy), true
 	}
 	if ctx.Err() != nil {
