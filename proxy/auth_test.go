@@ -80,7 +80,7 @@ func matrix(t *testing.T, s setup) {
 				if to := res.Header.Get("Location"); kind == "navigation" && !strings.HasPrefix(to, c.to) || kind != "navigation" && to != "" {
 					t.Errorf("leads to %q, want %q…", to, c.to)
 				}
-				if res.StatusCode == 424 && res.Header.Get("Retry-After") == "" {
+				if res.StatusCode == http.StatusFailedDependency && res.Header.Get("Retry-After") == "" {
 					t.Error("no Retry-After")
 				}
 			})

@@ -133,7 +133,7 @@ func TestCacheInTime(t *testing.T) {
 		run("while the store is asked, "+name, func(t *testing.T, c *cache[string], s *source) {
 			s.gate = make(chan struct{})
 			done := make(chan struct{})
-			go func() { defer close(done); c.get(t.Context(), "a") }() //nolint:errcheck // either answer is right: they were at the same time
+			go func() { defer close(done); c.get(t.Context(), "a") }()
 			synctest.Wait()
 			delete(s.there, "a")
 			end(c)
@@ -145,7 +145,7 @@ func TestCacheInTime(t *testing.T) {
 	run("a flood of made-up ones drives nobody out", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		for i := range maxUnknown + 10 {
-			c.get(t.Context(), hub.SecretHash(strconv.Itoa(i))) //nolint:errcheck // there is none
+			c.get(t.Context(), hub.SecretHash(strconv.Itoa(i)))
 		}
 		before := s.asked.Load()
 		get(t, c, "a", "alice", 0)
@@ -162,7 +162,7 @@ func TestCacheInTime(t *testing.T) {
 	run("many ask at once, the store once", func(t *testing.T, c *cache[string], s *source) {
 		s.gate = make(chan struct{})
 		for range 50 {
-			go c.get(t.Context(), "a") //nolint:errcheck // only how often is of interest
+			go c.get(t.Context(), "a")
 		}
 		synctest.Wait()
 		close(s.gate)

@@ -26,7 +26,7 @@ func (c *crowd) watch(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if !c.enter(conn) {
-			conn.Close() //nolint:errcheck // it was not let in
+			conn.Close()
 		}
 	case http.StateClosed, http.StateHijacked:
 		c.leave(conn)

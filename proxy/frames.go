@@ -37,7 +37,7 @@ func (f *frames) next(chunk []byte) int {
 		if f.left > 0 {
 			n := min(f.left, uint64(len(chunk)-i))
 			f.left -= n
-			i += int(n) //nolint:gosec // at most the chunk's length
+			i += int(n)
 		} else {
 			f.head[f.have] = chunk[i]
 			f.have++
@@ -88,7 +88,7 @@ func (f *frames) begin() {
 // closeFrame is a server's close frame with a code and a reason of at most 123 bytes.
 func closeFrame(code uint16, reason string) []byte {
 	reason = reason[:min(len(reason), 123)]
-	b := []byte{0x88, byte(2 + len(reason)), 0, 0} //nolint:gosec // at most 125
+	b := []byte{0x88, byte(2 + len(reason)), 0, 0}
 	binary.BigEndian.PutUint16(b[2:], code)
 	return append(b, reason...)
 }

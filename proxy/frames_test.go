@@ -32,8 +32,8 @@ func written(t testing.TB, client bool, messages [][]byte) (stream []byte, ends 
 	c := websocketOver(t, a, client)
 	ends = map[int]bool{0: true}
 	for i, m := range messages {
-		switch {
-		case i%3 == 2:
+		switch i % 3 {
+		case 2:
 			must(t, c.WriteControl(websocket.PingMessage, m[:min(len(m), 125)], time.Now().Add(time.Minute)))
 		default:
 			must(t, c.WriteMessage(websocket.BinaryMessage, m))
@@ -147,7 +147,7 @@ func TestCloseFrames(t *testing.T) {
 		c := websocketOver(t, a, true)
 		go func() {
 			b.Write(closeFrame(closePolicy, reason))
-			io.Copy(io.Discard, b) //nolint:errcheck // the answer
+			io.Copy(io.Discard, b)
 		}()
 		_, _, err := c.ReadMessage()
 		if e, ok := err.(*websocket.CloseError); !ok || e.Code != 1008 || e.Text != reason[:min(len(reason), 123)] { //nolint:errorlint // gorilla returns it bare

@@ -64,7 +64,7 @@ func TestForeignPages(t *testing.T) {
 						t.Errorf("%s by token: %d", method, r.status)
 					}
 				}
-				if _, res, err := w.socket("alice", "ws", append(c.opts, w.as(alice))...); (err == nil) != c.socket || err != nil && (res == nil || res.StatusCode != 403) {
+				if _, res, err := w.socket("alice", "ws", append(c.opts, w.as(alice))...); (err == nil) != c.socket || err != nil && (res == nil || res.StatusCode != http.StatusForbidden) {
 					t.Errorf("websocket: %v %v, want %v", err, res, c.socket)
 				}
 				if _, _, err := w.socket("alice", "ws", append(c.opts, byToken(alice))...); err != nil {

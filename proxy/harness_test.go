@@ -123,7 +123,7 @@ func (w *world) start(secure bool) {
 		cert.StartTLS()
 		w.t.Cleanup(cert.Close)
 		l = tls.NewListener(l, &tls.Config{Certificates: cert.TLS.Certificates, NextProtos: []string{"http/1.1"}})
-		w.tls = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the certificate names another host
+		w.tls = &tls.Config{InsecureSkipVerify: true}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -158,7 +158,7 @@ func within(t testing.TB, d time.Duration, what string, ok func() bool) {
 // socketDir is a directory whose paths are short enough for sockets.
 func socketDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "px-") //nolint:usetesting // t.TempDir's paths are too long for a socket
+	dir, err := os.MkdirTemp("/tmp", "px-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir

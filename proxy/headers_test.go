@@ -182,7 +182,7 @@ func TestWhatAServerMaySay(t *testing.T) {
 		res, err := w.transport().RoundTrip(w.request("GET", w.url("alice", "ws"), "", kinds["websocket"], w.as(alice), ownOrigin(w, "alice")))
 		must(t, err)
 		res.Body.Close()
-		if res.StatusCode != 101 {
+		if res.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("status %d", res.StatusCode)
 		}
 		check(t, res.Header)
@@ -233,16 +233,16 @@ func TestTheServersTokenStaysInside(t *testing.T) {
 			h.Set("Content-Type", "text/plain")
 		case "redirect":
 			h.Set("Location", "/user/alice/lab?token="+token)
-			rw.WriteHeader(302)
+			rw.WriteHeader(http.StatusFound)
 			return
 		case "refusal":
-			rw.WriteHeader(403)
+			rw.WriteHeader(http.StatusForbidden)
 		}
 		switch {
 		case name == "chunked":
 			for i := range len(text) {
 				io.WriteString(rw, text[i:i+1])
-				rw.(http.Flusher).Flush() //nolint:forcetypeassert // a test's server
+				rw.(http.Flusher).Flush()
 			}
 			return
 		case name == "large":
@@ -254,7 +254,7 @@ func TestTheServersTokenStaysInside(t *testing.T) {
 			h.Set("Content-Encoding", "gzip")
 			zw := gzip.NewWriter(rw)
 			io.WriteString(zw, text)
-			zw.Close() //nolint:errcheck // a test's server
+			zw.Close()
 			return
 		}
 		io.WriteString(rw, text)
@@ -429,7 +429,7 @@ func TestInformationalAnswersEndHere(t *testing.T) {
 	w.serve("alice", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Link", "</x>")
 		rw.Header().Set("Clear-Site-Data", `"*"`)
-		rw.WriteHeader(103)
+		rw.WriteHeader(http.StatusEarlyHints)
 		io.WriteString(rw, "body")
 	}))
 	c, err := w.dial(t.Context(), "", "")
@@ -472,7 +472,7 @@ func TestNonsenseFromAServer(t *testing.T) {
 				must(t, err)
 				defer res.Body.Close()
 				b, _ := io.ReadAll(res.Body)
-				if res.StatusCode != 503 || bytes.Contains(b, []byte("raw")) || res.Header.Get("Retry-After") == "" {
+				if res.StatusCode != http.StatusServiceUnavailable || bytes.Contains(b, []byte("raw")) || res.Header.Get("Retry-After") == "" {
 					t.Errorf("%d %v %s", res.StatusCode, res.Header, b)
 				}
 			})

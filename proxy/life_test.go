@@ -179,8 +179,8 @@ func TestDrain(t *testing.T) {
 			<-finish
 			io.WriteString(rw, "finished")
 		case strings.HasSuffix(r.URL.Path, "/endless"):
-			rw.WriteHeader(200)
-			rw.(http.Flusher).Flush() //nolint:forcetypeassert // a test's server
+			rw.WriteHeader(http.StatusOK)
+			rw.(http.Flusher).Flush()
 			begun <- struct{}{}
 			<-r.Context().Done()
 		default:
@@ -380,11 +380,11 @@ func TestSlowloris(t *testing.T) {
 					}
 					r = guardBody(newRecorder(w, r), r)
 					if _, err := io.Copy(io.Discard, r.Body); err != nil {
-						w.WriteHeader(408)
+						w.WriteHeader(http.StatusRequestTimeout)
 					}
 				})
 				l := &pipes{make(chan net.Conn)}
-				go server.Serve(l) //nolint:errcheck // ends below
+				go server.Serve(l)
 				near, far := net.Pipe()
 				l.conns <- far
 				began := time.Now()
@@ -409,7 +409,7 @@ func TestSlowloris(t *testing.T) {
 				near.Close()
 				<-dripped
 				close(l.conns)
-				server.Close() //nolint:errcheck // over
+				server.Close()
 				synctest.Wait()
 			})
 		})
@@ -432,7 +432,7 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 					return
 				}
 			}
-			if _, err := r.Body.Read(b); err != io.EOF { //nolint:errorlint // bare
+			if _, err := r.Body.Read(b); err != io.EOF {
 				t.Error(err)
 			}
 			time.Sleep(2 * bodyPatience) // the wait for the answer has no deadline
@@ -441,7 +441,7 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 			}
 			io.WriteString(w, "taken")
 		})}
-		go server.Serve(l) //nolint:errcheck // ends below
+		go server.Serve(l)
 		near, far := net.Pipe()
 		l.conns <- far
 		go func() {
@@ -453,12 +453,12 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 		}()
 		res, err := http.ReadResponse(bufio.NewReader(near), nil)
 		must(t, err)
-		if b := make([]byte, 5); res.StatusCode != 200 {
+		if b := make([]byte, 5); res.StatusCode != http.StatusOK {
 			t.Errorf("%d %s", res.StatusCode, b)
 		}
 		near.Close()
 		close(l.conns)
-		server.Close() //nolint:errcheck // over
+		server.Close()
 		synctest.Wait()
 	})
 }
@@ -512,19 +512,19 @@ func (f *from) RemoteAddr() net.Addr { return f.addr }
 // TestASlowBodyOnItsWayToAServer is answered with 408, and the connection ends.
 func TestASlowBodyOnItsWayToAServer(t *testing.T) {
 	w := newWorld(t, setup{})
-	key := w.serve("alice", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })) //nolint:errcheck // it is cut
+	key := w.serve("alice", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	rt := w.proxy.routes.get(key)
 	front := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rec := newRecorder(rw, r)
 		r = guardBody(rec, r)
-		r.Body.(*body).left = 50 * time.Millisecond //nolint:forcetypeassert // it is guarded
+		r.Body.(*body).left = 50 * time.Millisecond
 		if err := w.proxy.forward(rec, r, rt, caller{}); err != nil {
 			w.proxy.refuse(rec, r, err)
 		}
 	})}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	go front.Serve(l) //nolint:errcheck // ends below
+	go front.Serve(l)
 	defer front.Close()
 	c, err := net.Dial("tcp", l.Addr().String())
 	must(t, err)

@@ -40,8 +40,8 @@ func (t *live) follows(rt *route) bool {
 }
 
 func (t *live) close() {
-	t.front.Close() //nolint:errcheck // over
-	t.back.Close()  //nolint:errcheck // over
+	t.front.Close()
+	t.back.Close()
 }
 
 // run carries bytes both ways until both directions have ended.

@@ -110,7 +110,7 @@ func (p *Proxy) waitingSecret(w http.ResponseWriter, r *http.Request) hub.Secret
 }
 
 func (p *Proxy) cookie(name, value string, maxAge int) *http.Cookie {
-	return &http.Cookie{Name: p.cfg.Origins.Cookie(name), Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, Secure: p.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode}
+	return &http.Cookie{Name: p.cfg.Origins.Cookie(name), Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, Secure: p.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode} //nolint:gosec // Secure wherever there is HTTPS
 }
 
 // toOwnHost leads a person from the hub's host to the one that serves the notebook.
@@ -118,7 +118,7 @@ func (p *Proxy) toOwnHost(w http.ResponseWriter, r *http.Request, key hub.Server
 	if !isNavigation(r) {
 		return errNobody
 	}
-	http.Redirect(w, r, p.cfg.Origins.ServerOrigin(key.User)+r.URL.RequestURI(), http.StatusFound)
+	http.Redirect(w, r, p.cfg.Origins.ServerOrigin(key.User)+r.URL.RequestURI(), http.StatusFound) //nolint:gosec // the host is a person's own, the path canonical
 	return nil
 }
 

@@ -146,7 +146,7 @@ func (p *Proxy) Handler() http.Handler {
 		began := time.Now()
 		rec := newRecorder(w, r)
 		r = guardBody(rec, r)
-		err, abort := p.guarded(rec, r)
+		abort, err := p.guarded(rec, r)
 		if err != nil && !abort {
 			p.refuse(rec, r, err)
 		}
@@ -160,15 +160,16 @@ func (p *Proxy) Handler() http.Handler {
 
 // guarded serves a request and makes an error of a panic; abort tells that there is no answer, or
 // half of one: were it ended well, net/http would make a success of it.
-func (p *Proxy) guarded(rec *recorder, r *http.Request) (err error, abort bool) {
+func (p *Proxy) guarded(rec *recorder, r *http.Request) (abort bool, err error) {
+	ctx := r.Context()
 	defer func() {
 		if v := recover(); v != nil {
-			err = p.panicked(r.Context(), v)
+			err = p.panicked(ctx, v)
 			abort = rec.status != 0
 		}
 		abort = abort || err != nil && hub.KindOf(err) == hub.Canceled
 	}()
-	return p.serve(rec, r), false
+	return false, p.serve(rec, r)
 }
 
 const (
@@ -177,15 +178,8 @@ const (
 )
 
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
-	if len(r.RequestURI) > maxURL {
-		return &statusError{http.StatusRequestURITooLong, "the address is too long", "shorten it"}
-	}
-	lines := 0
-	for _, values := range r.Header {
-		lines += len(values)
-	}
-	if lines > maxHeaders {
-		return &statusError{http.StatusRequestHeaderFieldsTooLarge, "there are too many headers", "send fewer"}
+	if err := withinLimits(r); err != nil {
+		return err
 	}
 	path, err := canonical(r.URL)
 	if err != nil {
@@ -196,31 +190,56 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 		return p.health(w)
 	}
 	place := p.cfg.Origins.Classify(r.Host)
-	if !place.Hub && !place.Notebooks {
-		return &statusError{http.StatusMisdirectedRequest, "this hub is not known by that name", "use the address that the hub printed; an administrator can set public_url"}
-	}
 	switch {
+	case !place.Hub && !place.Notebooks:
+		return &statusError{http.StatusMisdirectedRequest, "this hub is not known by that name", "use the address that the hub printed; an administrator can set public_url"}
 	case strings.HasPrefix(path, base+"user/"):
 		return p.serveNotebook(w, r, place, path)
 	case path == base+"carrel-enter" && place.Notebooks:
 		return p.enter(w, r)
 	case strings.HasPrefix(path, base+"hub/") && place.Hub:
 		return p.serveHub(w, r)
-	case place.Hub && (path == "/" || path == base || path+"/" == base || path == base+"hub"):
-		http.Redirect(w, r, p.cfg.Origins.HubPath(""), http.StatusFound)
-		return nil
-	case place.Notebooks && strings.HasPrefix(path, base+"hub/"):
-		http.Redirect(w, r, p.cfg.Origins.HubURL("home"), http.StatusFound)
-		return nil
-	case place.Notebooks && (path == "/" || path == base):
-		to := p.cfg.Origins.HubURL("home")
-		if key, ok := hub.ParseServerLabel(place.Label); ok {
-			to = p.cfg.Origins.ServerPath(hub.ServerKey{User: key.User})
-		}
-		http.Redirect(w, r, to, http.StatusFound)
-		return nil
 	}
-	return &statusError{http.StatusNotFound, "there is nothing here", "go to " + p.cfg.Origins.HubURL("home")}
+	to := p.doorway(place, path)
+	if to == "" {
+		return &statusError{http.StatusNotFound, "there is nothing here", "go to " + p.cfg.Origins.HubURL("home")}
+	}
+	http.Redirect(w, r, to, http.StatusFound) //nolint:gosec // a place of ours
+	return nil
+}
+
+// withinLimits refuses what is longer than any browser's.
+func withinLimits(r *http.Request) error {
+	if len(r.RequestURI) > maxURL {
+		return &statusError{http.StatusRequestURITooLong, "the address is too long", "shorten it"}
+	}
+	lines := 0
+	for _, values := range r.Header {
+		lines += len(values)
+	}
+	if lines > maxHeaders {
+		return &statusError{http.StatusRequestHeaderFieldsTooLarge, "there are too many headers", "send fewer"}
+	}
+	return nil
+}
+
+// doorway is where a path leads that is no page itself, or "".
+func (p *Proxy) doorway(place hub.Place, path string) string {
+	o := p.cfg.Origins
+	base := o.Base()
+	root := path == "/" || path == base || path+"/" == base
+	switch {
+	case place.Hub && (root || path == base+"hub"):
+		return o.HubPath("")
+	case place.Notebooks && strings.HasPrefix(path, base+"hub/"):
+		return o.HubURL("home")
+	case place.Notebooks && root:
+		if key, ok := hub.ParseServerLabel(place.Label); ok {
+			return o.ServerPath(hub.ServerKey{User: key.User})
+		}
+		return o.HubURL("home")
+	}
+	return ""
 }
 
 func (p *Proxy) health(w http.ResponseWriter) error {

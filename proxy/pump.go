@@ -31,12 +31,12 @@ func pump(src net.Conn, send func([]byte) error) {
 		err := raw.Read(func(fd uintptr) bool {
 			buf, _ = chunks.Get().(*[]byte)
 			for {
-				n, rerr = unix.Read(int(fd), *buf) //nolint:gosec // a descriptor
-				if rerr != unix.EINTR {            //nolint:errorlint // an errno
+				n, rerr = unix.Read(int(fd), *buf)
+				if rerr != unix.EINTR {
 					break
 				}
 			}
-			if rerr == unix.EAGAIN { //nolint:errorlint // an errno
+			if rerr == unix.EAGAIN {
 				chunks.Put(buf)
 				buf = nil
 				return false

@@ -56,6 +56,13 @@ func statusOf(err error) (status int, message, remedy string) {
 	return status, message, remedy
 }
 
+// problem is what a program is told.
+type problem struct {
+	Status  int    `json:"status"`
+	Message string `json:"message"`
+	Remedy  string `json:"remedy"`
+}
+
 var page = template.Must(template.New("error").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{.Message}}</title></head>
 <body><main><h1>{{.Message}}</h1><p>{{.Remedy}}</p><p><a href="{{.Home}}">Go to the home page</a></p></main></body></html>
@@ -85,7 +92,9 @@ func (p *Proxy) refuse(w *recorder, r *http.Request, err error) {
 	}
 	h.Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"status": status, "message": message, "remedy": remedy}) // likewise
+	if err := json.NewEncoder(w).Encode(problem{status, message, remedy}); err != nil {
+		p.cfg.Logger.DebugContext(r.Context(), "problem not told", "error", err)
+	}
 }
 
 func sentence(s string) string {

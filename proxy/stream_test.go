@@ -29,7 +29,7 @@ func TestEventStreams(t *testing.T) {
 		rw.Header().Set("Content-Type", "text/event-stream")
 		for e := range next {
 			io.WriteString(rw, e)
-			rw.(http.Flusher).Flush() //nolint:forcetypeassert // a test's server
+			rw.(http.Flusher).Flush()
 		}
 	}))
 	go func() { next <- "data: 0\n" }()
@@ -46,7 +46,7 @@ func TestEventStreams(t *testing.T) {
 		}
 	}
 	close(next)
-	if _, err := br.ReadByte(); err != io.EOF { //nolint:errorlint // bare
+	if _, err := br.ReadByte(); err != io.EOF {
 		t.Error(err)
 	}
 }
@@ -70,7 +70,7 @@ func TestLargeBodies(t *testing.T) {
 		if strings.HasSuffix(r.URL.Path, "/sized") {
 			rw.Header().Set("Content-Length", strconv.Itoa(size))
 		}
-		io.Copy(rw, io.LimitReader(&counter{}, size)) //nolint:errcheck // the client tells
+		io.Copy(rw, io.LimitReader(&counter{}, size))
 	}))
 	want := sha256.New()
 	_, _ = io.Copy(want, io.LimitReader(&counter{}, size))
@@ -92,7 +92,7 @@ func TestLargeBodies(t *testing.T) {
 			res, err := w.transport().RoundTrip(r)
 			must(t, err)
 			res.Body.Close()
-			if got := <-sums; res.StatusCode != 200 || got != whole {
+			if got := <-sums; res.StatusCode != http.StatusOK || got != whole {
 				t.Errorf("upload of length %d: %d", length, res.StatusCode)
 			}
 		}
@@ -142,7 +142,7 @@ func TestExpectContinue(t *testing.T) {
 	alice := w.person("alice")
 	w.serve("alice", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/no") {
-			rw.WriteHeader(413)
+			rw.WriteHeader(http.StatusRequestEntityTooLarge)
 			return
 		}
 		b, _ := io.ReadAll(r.Body)
@@ -163,7 +163,7 @@ func TestExpectContinue(t *testing.T) {
 	if line, err := br.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		t.Fatalf("%q %v", line, err)
 	}
-	br.ReadString('\n') //nolint:errcheck // the empty line
+	br.ReadString('\n')
 	io.WriteString(c, "body")
 	res, err := http.ReadResponse(br, nil)
 	must(t, err)
@@ -190,9 +190,9 @@ func TestAnswersWithoutABody(t *testing.T) {
 		rw.Header().Set("Content-Type", "text/html")
 		switch {
 		case r.Header.Get("If-None-Match") == `"1"`:
-			rw.WriteHeader(304)
+			rw.WriteHeader(http.StatusNotModified)
 		case r.Method == "DELETE":
-			rw.WriteHeader(204)
+			rw.WriteHeader(http.StatusNoContent)
 		default:
 			rw.Header().Set("Content-Length", "7")
 			io.WriteString(rw, "content")
@@ -228,7 +228,7 @@ func TestAServerThatDiesInTheMiddle(t *testing.T) {
 			rw.Header().Set("Content-Length", "100000")
 		}
 		io.WriteString(rw, "half of it")
-		rw.(http.Flusher).Flush() //nolint:forcetypeassert // a test's server
+		rw.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}))
 	for _, page := range []string{"sized?type=text/plain", "chunked?type=text/plain", "sized?type=text/html", "chunked?type=text/html"} {
@@ -274,7 +274,7 @@ func TestAFullBacklog(t *testing.T) {
 	l, err := listenerOf(fd, path)
 	must(t, err)
 	for _, c := range held {
-		unix.Close(c) //nolint:errcheck // a test's
+		unix.Close(c)
 	}
 	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: echo(nil), ReadHeaderTimeout: time.Minute}}
 	s.Start()

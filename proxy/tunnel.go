@@ -33,17 +33,17 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	}
 	a, err := p.upgrade(back, r, rt, who)
 	if err != nil {
-		back.Close() //nolint:errcheck // of no use
+		back.Close()
 		return unreachable(w, err)
 	}
 	p.receive(a.res, rt)
 	if a.res.StatusCode != http.StatusSwitchingProtocols {
-		defer back.Close() //nolint:errcheck // used up
+		defer back.Close()
 		return relayRefusal(w, a)
 	}
 	front, frontBuf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		back.Close() //nolint:errcheck // of no use
+		back.Close()
 		return hub.Wrap(hub.Internal, "take connection over", err)
 	}
 	if rec, ok := w.(*recorder); ok {
@@ -98,7 +98,7 @@ func (p *Proxy) upgrade(back net.Conn, r *http.Request, rt *route, who caller) (
 	a := answer{bound: &io.LimitedReader{R: back, N: maxServerHead}, conn: back}
 	a.reader = bufio.NewReaderSize(a.bound, 4<<10)
 	for range maxInformed {
-		res, err := http.ReadResponse(a.reader, out)
+		res, err := http.ReadResponse(a.reader, out) //nolint:bodyclose // the caller's, or there is none
 		switch {
 		case err != nil:
 			return answer{}, err
@@ -116,7 +116,7 @@ func (p *Proxy) upgrade(back net.Conn, r *http.Request, rt *route, who caller) (
 func relayRefusal(w http.ResponseWriter, a answer) error {
 	a.bound.N = maxRefusal
 	_ = a.conn.SetDeadline(time.Now().Add(upgradeTimeout))
-	defer a.res.Body.Close() //nolint:errcheck // relayed below
+	defer a.res.Body.Close()
 	for k, v := range a.res.Header {
 		w.Header()[k] = v
 	}
@@ -138,7 +138,7 @@ func switching(h http.Header) []byte {
 	for name, values := range h {
 		if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
 			delete(h, name)
-			h["Sec-WebSocket-"+rest] = values //nolint:staticcheck // the point of it
+			h["Sec-WebSocket-"+rest] = values
 		}
 	}
 	var b strings.Builder

@@ -69,7 +69,6 @@ type switched struct {
 	net.Conn
 	then net.Conn
 	done bool
-	tail []byte
 }
 
 func (s *switched) Read(b []byte) (int, error) {
@@ -156,7 +155,7 @@ func TestTunnels(t *testing.T) {
 					t.Errorf("extensions %q, protocol %q", res.Header.Get("Sec-WebSocket-Extensions"), c.Subprotocol())
 				}
 				random := make([]byte, 3<<20)
-				rand.Read(random) //nolint:errcheck // it never fails
+				rand.Read(random)
 				for _, m := range [][]byte{{}, []byte("x"), bytes.Repeat([]byte("text "), 100_000), random} {
 					roundTrip(t, c, m)
 				}
@@ -261,7 +260,7 @@ func TestTunnelsAreCut(t *testing.T) {
 				if got := w.get(w.url("alice", ""), w.as(alice)); got.status != 401 {
 					t.Errorf("the old cookie: %d", got.status)
 				}
-				if _, res, err := w.socket("alice", "ws", w.as(alice), ownOrigin(w, "alice")); err == nil || res.StatusCode != 403 {
+				if _, res, err := w.socket("alice", "ws", w.as(alice), ownOrigin(w, "alice")); err == nil || res.StatusCode != http.StatusForbidden {
 					t.Errorf("a new websocket: %v %v", res, err)
 				}
 			}
@@ -534,8 +533,8 @@ func TestServersThatRefuse(t *testing.T) {
 		rw.Header().Set("X-Why", "because")
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/early"):
-			rw.WriteHeader(103)
-			rw.WriteHeader(404)
+			rw.WriteHeader(http.StatusEarlyHints)
+			rw.WriteHeader(http.StatusNotFound)
 			io.WriteString(rw, "no kernel")
 		case strings.HasSuffix(r.URL.Path, "/endless"):
 			for {
@@ -544,7 +543,7 @@ func TestServersThatRefuse(t *testing.T) {
 				}
 			}
 		default:
-			rw.WriteHeader(404)
+			rw.WriteHeader(http.StatusNotFound)
 			io.WriteString(rw, "no kernel")
 		}
 	}))
@@ -579,7 +578,7 @@ func TestHalfClosed(t *testing.T) {
 	}))
 	c, br := w.rawSocket(alice)
 	io.WriteString(c, "last words")
-	must(t, c.(*net.TCPConn).CloseWrite()) //nolint:forcetypeassert // it was dialled so
+	must(t, c.(*net.TCPConn).CloseWrite())
 	if got, err := io.ReadAll(br); err != nil || string(got) != "\x82\x0alast words" {
 		t.Errorf("%q %v", got, err)
 	}

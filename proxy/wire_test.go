@@ -159,7 +159,7 @@ func TestAClientThatHangsUpHalf(t *testing.T) {
 	defer conn.Close()
 	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	must(t, w.request("GET", w.url("alice", "x"), "", w.as(alice)).Write(conn))
-	must(t, conn.(*net.TCPConn).CloseWrite()) //nolint:forcetypeassert // it was dialled so
+	must(t, conn.(*net.TCPConn).CloseWrite())
 	if answer, _ := io.ReadAll(conn); len(answer) > 0 {
 		t.Errorf("%q", answer)
 	}

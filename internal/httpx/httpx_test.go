@@ -234,7 +234,7 @@ func TestCancelledWorkOfOurs(t *testing.T) {
 	}
 	res.Body.Close()
 	s.Close() // waits for what is logged
-	if e := last(t); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || e["status"] != 503.0 {
+	if e := last(t); res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || e["status"] != 503.0 {
 		t.Errorf("%d %v, event %v", res.StatusCode, res.Header, e)
 	}
 }
