@@ -204,6 +204,19 @@ func TestANamesakeIsRefused(t *testing.T) {
 	}
 }
 
+// TestATokenIsNotInherited: a name that was given to someone else brings no token along.
+func TestATokenIsNotInherited(t *testing.T) {
+	w := newWorld(t, setup{})
+	alice := w.person("alice")
+	w.serve("alice", echo(nil))
+	next := alice.user
+	next.ID, next.Identity.Subject = "another-alice", "another"
+	must(t, w.store.Rebind(t.Context(), next))
+	if got := w.get(w.url("alice", ""), byToken(alice)); got.status != 401 {
+		t.Errorf("%d, want 401", got.status)
+	}
+}
+
 // TestACookieInFront: without HTTPS a neighbour's page can put a cookie of our name in front of ours.
 func TestACookieInFront(t *testing.T) {
 	w := newWorld(t, setup{public: "http://hub.test/"})

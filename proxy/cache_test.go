@@ -222,6 +222,14 @@ func TestTheTableAndTheStore(t *testing.T) {
 		table.replace(all(alice, bob), now) // a later reading counts again
 		has(t, &table, alice, bob)
 	})
+	t.Run("what an event brings while the store is read is not missing", func(t *testing.T) {
+		var table routeTable
+		table.reading()
+		table.apply(alice.Key, &alice)
+		table.replace(nil, now)
+		table.replace(nil, now.Add(missingGrace))
+		has(t, &table, alice)
+	})
 	t.Run("activity outlives a change", func(t *testing.T) {
 		var table routeTable
 		table.replace(all(alice), now)

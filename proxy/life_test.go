@@ -85,11 +85,15 @@ func TestRedisRestarted(t *testing.T) {
 type flaky struct {
 	hub.RouteStore
 	fails atomic.Int64
+	says  atomic.Pointer[hub.Route] // instead of what is there
 }
 
 func (f *flaky) Routes(ctx context.Context) iter.Seq2[hub.Route, error] {
 	if f.fails.Add(-1) >= 0 {
 		return func(yield func(hub.Route, error) bool) { yield(hub.Route{}, errors.New("not now")) }
+	}
+	if r := f.says.Load(); r != nil {
+		return func(yield func(hub.Route, error) bool) { yield(*r, nil) }
 	}
 	return f.RouteStore.Routes(ctx)
 }
@@ -114,6 +118,29 @@ func TestRoutesThatCantBeRead(t *testing.T) {
 	if got := w.get(w.url("alice", ""), w.as(alice)); got.status != 200 {
 		t.Errorf("%d", got.status)
 	}
+	// What no event told is noticed at a later reading.
+	c := w.mustSocket(alice, "ws")
+	roundTrip(t, c, []byte("x"))
+	r := w.proxy.routes.get(serverKey(t, "alice", "")).Route
+	r.Generation++
+	f.says.Store(&r)
+	ask(w.proxy.reload)
+	wantClose(t, c, 1001)
+}
+
+// TestTheLastActivityIsRecorded however soon the proxy ends.
+func TestTheLastActivityIsRecorded(t *testing.T) {
+	w := newWorld(t, setup{})
+	alice := w.person("alice")
+	w.serve("alice", echo(nil))
+	w.send("POST", w.url("alice", "x"), "", w.as(alice), ownOrigin(w, "alice"))
+	_ = w.stop()
+	for a, err := range w.store.Activities(t.Context()) {
+		if err == nil && a.Key == serverKey(t, "alice", "") {
+			return
+		}
+	}
+	t.Error("it is lost")
 }
 
 // TestAnEndDuringTheUpgrade: what ends between the check and the tunnel's entry ends the tunnel.
