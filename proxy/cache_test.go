@@ -36,30 +36,36 @@ func (s *source) ask(ctx context.Context, h hub.SecretHash) (string, error) {
 	return v, ctx.Err()
 }
 
-func TestCacheInTime(t *testing.T) {
-	const grace = 5 * time.Minute
-	run := func(name string, test func(t *testing.T, c *cache[string], s *source)) {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := &source{there: map[hub.SecretHash]string{"a": "alice"}}
-				test(t, newCache(grace, s.ask), s)
-			})
+const testGrace = 5 * time.Minute
+
+// inTime runs a test of a cache whose store knows alice, in a bubble's time.
+func inTime(t *testing.T, name string, test func(t *testing.T, c *cache[string], s *source)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := &source{there: map[hub.SecretHash]string{"a": "alice"}}
+			test(t, newCache(testGrace, s.ask), s)
 		})
+	})
+}
+
+func get(t *testing.T, c *cache[string], h hub.SecretHash, want string, kind hub.Kind) {
+	t.Helper()
+	v, err := c.get(t.Context(), h)
+	if v != want || (err != nil) != (want == "") || err != nil && hub.KindOf(err) != kind {
+		t.Errorf("%q %v, want %q", v, err, want)
 	}
-	get := func(t *testing.T, c *cache[string], h hub.SecretHash, want string, kind hub.Kind) {
-		t.Helper()
-		v, err := c.get(t.Context(), h)
-		if v != want || (err != nil) != (want == "") || err != nil && hub.KindOf(err) != kind {
-			t.Errorf("%q %v, want %q", v, err, want)
-		}
+}
+
+func asked(t *testing.T, s *source, want int64) {
+	t.Helper()
+	if n := s.asked.Load(); n != want {
+		t.Errorf("asked %d times, want %d", n, want)
 	}
-	asked := func(t *testing.T, s *source, want int64) {
-		t.Helper()
-		if n := s.asked.Load(); n != want {
-			t.Errorf("asked %d times, want %d", n, want)
-		}
-	}
-	run("fresh for 30 s", func(t *testing.T, c *cache[string], s *source) {
+}
+
+func TestCacheInTime(t *testing.T) {
+	inTime(t, "fresh for 30 s", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		time.Sleep(cacheFresh)
 		get(t, c, "a", "alice", 0)
@@ -69,7 +75,7 @@ func TestCacheInTime(t *testing.T) {
 		get(t, c, "a", "", hub.NotFound)
 		asked(t, s, 2)
 	})
-	run("unknown for two", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "unknown for two", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "b", "", hub.NotFound)
 		s.there["b"] = "bob"
 		get(t, c, "b", "", hub.NotFound)
@@ -77,17 +83,17 @@ func TestCacheInTime(t *testing.T) {
 		time.Sleep(unknownFresh)
 		get(t, c, "b", "bob", 0)
 	})
-	run("ended at once, and for good", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "ended at once, and for good", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		c.end([]hub.SecretHash{"a"})
 		get(t, c, "a", "", hub.NotFound)
 		asked(t, s, 1)
 	})
-	run("honoured for the grace, and no longer", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "honoured for the grace, and no longer", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		s.away = true
 		for range 10 {
-			time.Sleep(grace/10 - time.Millisecond)
+			time.Sleep(testGrace/10 - time.Millisecond)
 			get(t, c, "a", "alice", 0)
 			get(t, c, "b", "", hub.Unavailable)
 		}
@@ -99,7 +105,7 @@ func TestCacheInTime(t *testing.T) {
 		time.Sleep(awayFor)
 		get(t, c, "a", "alice", 0)
 	})
-	run("a store that is away is left alone", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "a store that is away is left alone", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		c.expire()
 		s.away = true
@@ -112,7 +118,7 @@ func TestCacheInTime(t *testing.T) {
 		get(t, c, "a", "alice", 0)
 		asked(t, s, 3)
 	})
-	run("ended with the store away", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "ended with the store away", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		s.away = true
 		c.end([]hub.SecretHash{"a"})
@@ -120,17 +126,21 @@ func TestCacheInTime(t *testing.T) {
 		time.Sleep(cacheFresh)
 		get(t, c, "a", "", hub.Unavailable)
 	})
-	run("events were missed", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "events were missed", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		delete(s.there, "a")
 		c.expire()
 		get(t, c, "a", "", hub.NotFound)
 	})
+}
+
+// TestCacheInACrowd: what happens at the same time, and a flood.
+func TestCacheInACrowd(t *testing.T) {
 	for name, end := range map[string]func(*cache[string]){
 		"its end is told":   func(c *cache[string]) { c.end([]hub.SecretHash{"a"}) },
 		"events are missed": func(c *cache[string]) { c.expire() },
 	} {
-		run("while the store is asked, "+name, func(t *testing.T, c *cache[string], s *source) {
+		inTime(t, "while the store is asked, "+name, func(t *testing.T, c *cache[string], s *source) {
 			s.gate = make(chan struct{})
 			done := make(chan struct{})
 			go func() { defer close(done); c.get(t.Context(), "a") }()
@@ -142,7 +152,7 @@ func TestCacheInTime(t *testing.T) {
 			get(t, c, "a", "", hub.NotFound)
 		})
 	}
-	run("a flood of made-up ones drives nobody out", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "a flood of made-up ones drives nobody out", func(t *testing.T, c *cache[string], s *source) {
 		get(t, c, "a", "alice", 0)
 		for i := range maxUnknown + 10 {
 			c.get(t.Context(), hub.SecretHash(strconv.Itoa(i)))
@@ -159,7 +169,7 @@ func TestCacheInTime(t *testing.T) {
 			t.Errorf("%d made-up ones are still kept", len(c.none))
 		}
 	})
-	run("many ask at once, the store once", func(t *testing.T, c *cache[string], s *source) {
+	inTime(t, "many ask at once, the store once", func(t *testing.T, c *cache[string], s *source) {
 		s.gate = make(chan struct{})
 		for range 50 {
 			go c.get(t.Context(), "a")
