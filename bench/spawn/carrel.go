@@ -109,5 +109,7 @@ func (c *carrel) down(ctx context.Context) error {
 func (c *carrel) yaml(deployment, port string, people []string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "deployment: %s\nstate_dir: %s\npublic_url: http://localhost:%s/\nlisten: [\"127.0.0.1:%s\"]\n", deployment, filepath.Join(c.dir, "state"), port, port)
+	fmt.Fprintf(&b, "demo: {people: [%s]}\n", strings.Join(people, ", "))
+	fmt.Fprintf(&b, "profiles:\n  - {name: bench, title: Bench, default: true, image: %q, cpu: %g, memory: %d, disk: 1GiB}\n", c.o.image, c.o.limits.CPUs, c.o.limits.Memory)
 	return []byte(b.String())
 }
