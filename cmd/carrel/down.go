@@ -8,8 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-
-	"carrel/hub/redisstore"
 )
 
 func downCommand(f *flags) *cobra.Command {
@@ -66,20 +64,5 @@ func (d *deployment) forget(ctx context.Context) error {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // the process ends with it
-	return forgetAll(ctx, store)
-}
-
-func forgetAll(ctx context.Context, store *redisstore.Store) error {
-	for s, err := range store.Servers(ctx) {
-		if err != nil {
-			return err
-		}
-		if err := store.DeleteServer(ctx, s); err != nil {
-			return err
-		}
-		if err := store.DeleteRoute(ctx, s.Key, s.Generation); err != nil {
-			return err
-		}
-	}
-	return nil
+	return store.Forget(ctx)
 }

@@ -266,3 +266,19 @@ func values[T any](ctx context.Context, s *Store, op string, members []string, k
 		}
 	}
 }
+
+// Forget removes every key under the prefix: the deployment is taken down.
+func (s *Store) Forget(ctx context.Context) error {
+	keys := s.rdb.Scan(ctx, 0, escapeGlob(s.prefix)+"*", 1000).Iterator()
+	for keys.Next(ctx) {
+		if err := s.rdb.Unlink(ctx, keys.Val()).Err(); err != nil {
+			return s.fail("forget", err)
+		}
+	}
+	return s.fail("forget", keys.Err())
+}
+
+// escapeGlob makes text stand for itself in a pattern of Redis's.
+func escapeGlob(text string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, "]", `\]`).Replace(text)
+}

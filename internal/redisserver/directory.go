@@ -109,6 +109,5 @@ func (s *Server) users() string {
 	return "user default off resetpass ~* &* +@all\n" +
 		"user hub on >" + s.cfg.Hub.Reveal() + " ~* &* +@all -debug -replicaof -slaveof -module -acl\n" +
 		"user proxy on >" + s.cfg.Proxy.Reveal() + keys.String() + " &" + p + "events -@all +get +mget +getdel +set +exists +zadd +zrange +zrem +pttl +pexpire +del" +
-		" +eval +evalsha +script|load +subscribe +unsubscribe +ping +hello +client +auth" +
-		" -client|kill -client|list -client|no-evict -client|pause -client|unpause -client|unblock -client|tracking -client|reply\n"
+		" +eval +evalsha +script|load +subscribe +unsubscribe +ping +hello +auth\n"
 }
