@@ -46,7 +46,7 @@ func TestSmuggling(t *testing.T) {
 		{"a chunk's extension with LF", head + "Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\nx\r\n0\r\n\r\n" + second, nil, nil},
 		{"a chunk without end", head + "Transfer-Encoding: chunked\r\n\r\n1\r\nxx0\r\n\r\n" + second, nil, nil},
 		{"HTTP/1.0 chunked", strings.Replace(head, "1.1", "1.0", 1) + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + second, nil, nil},
-		{"CONNECT", "CONNECT alice.hub.test:443 HTTP/1.1\r\nHost: alice.hub.test\r\n\r\n", []string{"400"}, nil},
+		{"CONNECT", "CONNECT alice.hub.test:443 HTTP/1.1\r\nHost: alice.hub.test\r\nConnection: close\r\n\r\n", []string{"400"}, nil},
 		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
