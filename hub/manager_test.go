@@ -57,6 +57,9 @@ func TestStart(t *testing.T) {
 				t.Errorf("step %+v after %d percent", p, percent)
 			}
 			percent = p.Percent
+			if p.Open != (p.Step == "kernel") {
+				t.Errorf("step %q says that the server can be opened: %v", p.Step, p.Open)
+			}
 		}
 		if last := steps[len(steps)-1]; percent != 100 || !last.Done || last.Failed {
 			t.Errorf("the last step is %+v", last)

@@ -158,6 +158,11 @@ func (p Phase) Active() bool {
 	return p == Queued || p == Starting || p == Ready || p == Paused || p == Stopping
 }
 
+// Coming tells whether a start is under way, be it that it ends an earlier server first.
+func (s Server) Coming() bool {
+	return s.Phase == Queued || s.Phase == Starting || s.Phase == Stopping && s.Intent == WantRunning
+}
+
 // Pending tells whether the phase changes by itself.
 func (p Phase) Pending() bool { return p == Queued || p == Starting || p == Stopping }
 

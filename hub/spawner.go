@@ -39,6 +39,7 @@ type Progress struct {
 	Detail  string    `json:"detail,omitempty"`  // such as "layer 3 of 7"
 	Log     []string  `json:"log,omitempty"`     // the container's last lines, on failure
 	Remedy  string    `json:"remedy,omitempty"`
+	Open    bool      `json:"open,omitempty"` // the server can be opened already; what follows is only told
 	Done    bool      `json:"done,omitempty"` // the last of this start
 	Failed  bool      `json:"failed,omitempty"`
 	At      time.Time `json:"at"`

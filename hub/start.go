@@ -291,7 +291,7 @@ func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Endpo
 				return Endpoint{}, context.Cause(ctx)
 			case <-time.After(pause):
 			}
-			pause = min(pause*5/4, 200*time.Millisecond)
+			pause = min(pause*5/4, 100*time.Millisecond)
 		}
 	}
 }
@@ -322,16 +322,16 @@ func (m *Manager) checkKernel(ctx context.Context, rec Server) {
 	if !m.cfg.Policy().KernelCheck || m.queue.busy() {
 		return
 	}
-	m.steps.add(rec.Key, Progress{Step: "kernel", Message: "Asking a kernel to compute", Percent: 90})
+	m.steps.add(rec.Key, Progress{Step: "kernel", Message: "Your server answers; asking a kernel to compute", Percent: 90, Open: true})
 	ctx, done := context.WithTimeout(ctx, 15*time.Second)
 	defer done()
 	began := time.Now()
 	if err := m.cfg.Notebook.TryKernel(ctx, m.target(rec, rec.Endpoint)); err != nil {
 		m.cfg.Logger.WarnContext(ctx, "kernel check failed", "server", rec.Key.String(), "error", err)
-		m.steps.add(rec.Key, Progress{Step: "kernel", Message: "The server answers, but its kernel did not compute; your environment may be broken", Percent: 95})
+		m.steps.add(rec.Key, Progress{Step: "kernel", Message: "The server answers, but its kernel did not compute; your environment may be broken", Percent: 95, Open: true})
 		return
 	}
-	m.steps.add(rec.Key, Progress{Step: "kernel", Message: fmt.Sprintf("A kernel answered in %.1f s", time.Since(began).Seconds()), Percent: 95})
+	m.steps.add(rec.Key, Progress{Step: "kernel", Message: fmt.Sprintf("A kernel answered in %.1f s", time.Since(began).Seconds()), Percent: 95, Open: true})
 }
 
 // spec is what the driver needs for a record.

@@ -4,6 +4,7 @@ const message = document.getElementById("message");
 const detail = document.getElementById("detail");
 const bar = document.getElementById("bar");
 const percent = document.getElementById("percent");
+const open = document.getElementById("open");
 const steps = [...card.querySelectorAll("[data-step]")];
 const words = { done: "done", now: "under way", todo: "" };
 
@@ -24,6 +25,10 @@ function show(event) {
   if (event.progress) {
     bar.value = event.progress;
     percent.textContent = `${event.progress}%`;
+  }
+  if (event.open) {
+    open.href = event.open;
+    open.hidden = false;
   }
   mark(event.step);
 }

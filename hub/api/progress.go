@@ -31,7 +31,7 @@ func (a *API) event(key hub.ServerKey, p hub.Progress) event {
 	switch {
 	case p.Done && p.Failed:
 		e.Progress, e.Failed, e.Log, e.Remedy = 100, true, p.Log, p.Remedy
-	case p.Done:
+	case p.Done || p.Open: // who asks by program waits for no more than that
 		e.Progress, e.Ready, e.URL = 100, true, a.cfg.Origins.ServerPath(key)
 		link := html.EscapeString(e.URL)
 		e.HTMLMessage = `Server ready at <a href="` + link + `">` + link + `</a>`
@@ -44,8 +44,8 @@ func (a *API) event(key hub.ServerKey, p hub.Progress) event {
 // keepAlive is how often a silent stream is written to, so that nothing between cuts it.
 const keepAlive = 8 * time.Second
 
-// progress is a stream of events (the HTML standard's server-sent events); it ends after the last
-// step, or when the caller goes away.
+// progress is a stream of events (the HTML standard's server-sent events); it ends when the server
+// can be opened, when the start failed, or when the caller goes away.
 func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
 	key, err := c.target(r, hub.ScopeReadUsers, hub.ScopeServers)
 	if err != nil {
@@ -74,11 +74,14 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
 			if !more {
 				return nil
 			}
-			b, err := json.Marshal(a.event(key, p))
+			e := a.event(key, p)
+			b, err := json.Marshal(e)
 			if err != nil {
 				return hub.Wrap(hub.Internal, "encode progress", err)
 			}
-			text = "data: " + string(b) + "\n\n"
+			if text = "data: " + string(b) + "\n\n"; e.Ready || e.Failed {
+				return send(w, text)
+			}
 		}
 	}
 }

@@ -53,7 +53,7 @@ type selfModel struct {
 func (a *API) server(s hub.Server, last time.Time) serverModel {
 	m := serverModel{
 		Name: s.Key.Server.String(), Ready: s.Phase == hub.Ready || s.Phase == hub.Paused,
-		Stopped: !s.Phase.Active(), Pending: pending(s.Phase),
+		Stopped: !s.Phase.Active(), Pending: pending(s),
 		URL: a.cfg.Origins.ServerPath(s.Key), FullURL: a.cfg.Origins.ServerURL(s.Key, ""),
 		ProgressURL: a.cfg.Origins.HubPath("api/users/" + s.Key.User.String() + "/server/progress"),
 		UserOptions: map[string]any{"profile": s.Profile}, Reason: s.Reason,
@@ -65,12 +65,12 @@ func (a *API) server(s hub.Server, last time.Time) serverModel {
 	return m
 }
 
-func pending(p hub.Phase) *string {
+func pending(s hub.Server) *string {
 	word := ""
-	switch p {
-	case hub.Queued, hub.Starting:
+	switch {
+	case s.Coming():
 		word = "spawn"
-	case hub.Stopping:
+	case s.Phase == hub.Stopping:
 		word = "stop"
 	default:
 		return nil

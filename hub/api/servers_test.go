@@ -340,6 +340,23 @@ func TestProgress(t *testing.T) {
 	}
 }
 
+// TestProgressEndsWhenItCanBeOpened: a program waits for no kernel.
+func TestProgressEndsWhenItCanBeOpened(t *testing.T) {
+	s := newSite(t)
+	token := as(s.token("alice"))
+	s.start("alice", "")
+	list := events(t, strings.NewReader(s.do("GET", "/users/alice/server/progress", "", token).body))
+	for i, e := range list {
+		if (e["ready"] == true) != (i == len(list)-1) {
+			t.Errorf("event %d of %d: %v", i+1, len(list), e)
+		}
+	}
+	a := &API{cfg: Config{Origins: s.origins}}
+	if e := a.event(hub.ServerKey{}, hub.Progress{Step: "kernel", Open: true}); !e.Ready || e.Failed || e.Progress != 100 {
+		t.Errorf("a server that can be opened is told as %+v", e)
+	}
+}
+
 // TestProgressEndsWithItsReader: whoever goes away holds nothing up; the harness' server would wait.
 func TestProgressEndsWithItsReader(t *testing.T) {
 	s := newSite(t)

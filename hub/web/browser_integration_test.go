@@ -223,6 +223,8 @@ func TestLiveStart(t *testing.T) {
 	s.servers.tell(key, hub.Progress{Step: "image", Message: "Fetching the image", Detail: "layer 3 of 7", Percent: 15, At: time.Now()})
 	b.until("the pull", `document.getElementById("bar").value === 15 && document.getElementById("detail").textContent === "layer 3 of 7" && document.querySelector('[data-step=queue]').dataset.state === "done"`)
 	s.servers.put(hub.Server{Key: key, Phase: hub.Ready, Profile: "large", Started: time.Now()})
+	s.servers.tell(key, hub.Progress{Step: "kernel", Message: "Asking a kernel to compute", Percent: 90, Open: true, At: time.Now()})
+	b.until("it can be opened", `!document.getElementById("open").hidden && document.getElementById("open").href === "`+s.origins.ServerOrigin(key.User)+`/user/alice/lab/tree/x.ipynb"`)
 	s.servers.tell(key, hub.Progress{Step: "ready", Message: "Your server is ready", Percent: 100, Done: true, At: time.Now()})
 	b.do("arrive", chromedp.WaitVisible("#notebook"))
 	if at := eval[string](b, `location.href`); at != s.origins.ServerOrigin(key.User)+"/user/alice/lab/tree/x.ipynb" {

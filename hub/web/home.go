@@ -35,10 +35,14 @@ type homeView struct {
 // card tells of one of the visitor's own servers.
 func (w *Web) card(s hub.Server, v visitor) serverCard {
 	p := keyPath(s.Key)
+	coming := s.Coming()
+	if coming && s.Phase == hub.Stopping {
+		s.Phase = hub.Starting // it ends an earlier server first, which is nothing to its owner
+	}
 	c := serverCard{
 		ID: "server-" + s.Key.Label(), Title: name(s.Key, v), phase: phases[s.Phase], Profile: profileTitle(w.profile(s.Profile)),
 		OpenURL: w.destination(v, s, ""), PendingURL: w.path("spawn-pending/" + p), StopURL: w.path("stop/" + p), SpawnURL: w.path("spawn/" + p), KeepURL: w.path("keep/" + p),
-		Running: s.Phase == hub.Ready || s.Phase == hub.Paused, Pending: s.Phase == hub.Queued || s.Phase == hub.Starting,
+		Running: s.Phase == hub.Ready || s.Phase == hub.Paused, Pending: coming,
 		Stopping: s.Phase == hub.Stopping, Failed: s.Phase == hub.Failed, Startable: !s.Phase.Active(),
 	}
 	if s.Key.Server.String() == "" {

@@ -38,14 +38,13 @@ func (w *Web) pending(rw http.ResponseWriter, r *http.Request, v visitor) error 
 		return err
 	}
 	next := r.URL.Query().Get("next")
-	switch s.Phase {
-	case hub.Ready, hub.Paused:
+	switch {
+	case s.Phase == hub.Ready || s.Phase == hub.Paused:
 		redirect(rw, r, w.destination(v, s, next), http.StatusFound)
 		return nil
-	case hub.Absent, hub.Failed, hub.Stopping:
+	case !s.Coming():
 		redirect(rw, r, w.withNext("spawn", key, next), http.StatusFound)
 		return nil
-	case hub.Queued, hub.Starting:
 	}
 	view := pendingView{
 		Name: name(key, v), ProgressURL: w.withNext("spawn-progress", key, next), CancelURL: w.path("stop/" + keyPath(key)),
@@ -84,6 +83,7 @@ type event struct {
 	Place    int      `json:"place,omitempty"`
 	Ready    bool     `json:"ready,omitempty"`
 	Failed   bool     `json:"failed,omitempty"`
+	Open     string   `json:"open,omitempty"` // where it can be opened already
 	URL      string   `json:"url,omitempty"`
 	Remedy   string   `json:"remedy,omitempty"`
 	Log      []string `json:"log,omitempty"`
@@ -171,12 +171,15 @@ func (w *Web) event(ctx context.Context, v visitor, key hub.ServerKey, p hub.Pro
 		Ready: p.Done && !p.Failed, Failed: p.Failed, Remedy: plain(p.Remedy), Log: logTail(p.Log),
 	}
 	e.Message = strings.TrimSuffix(sentence(e.Message), ".")
-	if e.Ready {
-		s, err := w.cfg.Servers.Server(ctx, key)
-		if err != nil {
-			s = hub.Server{Key: key}
-		}
-		e.URL = w.destination(v, s, next)
+	if !e.Ready && !p.Open {
+		return e
+	}
+	s, err := w.cfg.Servers.Server(ctx, key)
+	if err != nil {
+		s = hub.Server{Key: key}
+	}
+	if e.Open = w.destination(v, s, next); e.Ready {
+		e.Open, e.URL = "", e.Open
 	}
 	return e
 }

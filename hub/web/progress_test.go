@@ -103,6 +103,12 @@ func TestProgress(t *testing.T) {
 		if list, _ := events(t, back.take()); len(list) != 1 || list[0].Step != "image" {
 			t.Errorf("after coming back: %+v", list)
 		}
+		s.servers.tell(key, hub.Progress{Step: "kernel", Message: "Asking a kernel", Percent: 90, Open: true, At: time.Now()})
+		synctest.Wait()
+		if list, _ := events(t, w.take()); len(list) != 1 || list[0].Ready || list[0].URL != "" || list[0].Open != "http://alice.localhost:8000/user/alice/lab/tree/x" {
+			t.Errorf("when it can be opened: %+v", list)
+		}
+		back.take()
 		s.servers.tell(key, hub.Progress{Step: "ready", Message: "Your server is ready", Percent: 100, Done: true, At: time.Now()})
 		if err := <-done; err != nil {
 			t.Error(err)

@@ -35,14 +35,13 @@ func (w *Web) spawnPage(rw http.ResponseWriter, r *http.Request, v visitor) erro
 		return err
 	}
 	next := r.URL.Query().Get("next")
-	switch s.Phase {
-	case hub.Ready, hub.Paused:
+	switch {
+	case s.Phase == hub.Ready || s.Phase == hub.Paused:
 		redirect(rw, r, w.destination(v, s, next), http.StatusFound)
 		return nil
-	case hub.Queued, hub.Starting:
+	case s.Coming():
 		redirect(rw, r, w.pendingURL(key, next), http.StatusFound)
 		return nil
-	case hub.Absent, hub.Stopping, hub.Failed:
 	}
 	return w.showSpawn(rw, r, v, s, http.StatusOK, spawnView{Next: next})
 }
