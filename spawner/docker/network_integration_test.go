@@ -245,7 +245,9 @@ for server, name, kind in zip(*[iter(sys.argv[1:])] * 3):
 // TestResolverIsTakenOver: of two hubs on a machine one answers, and when it goes the other does.
 func TestResolverIsTakenOver(t *testing.T) {
 	names := func(address string) string {
-		return serveDNS(t, func(q dnsmessage.Question, _ bool) dnsmessage.Message { return answer(aRecord(q.Name.String(), address)) })
+		return serveDNS(t, func(q dnsmessage.Question, _ bool) dnsmessage.Message {
+			return answer(aRecord(q.Name.String(), address))
+		})
 	}
 	first := newDriver(t, func(c *Config) { c.Upstreams = []string{names("203.0.113.1")} })
 	cfg := first.cfg
