@@ -87,7 +87,7 @@ func BaseFromMmdebstrap(ctx context.Context, dir string, progress func(percent i
 
 func runMmdebstrap(ctx context.Context, program string, args []string, sources string, progress func(int, string)) error {
 	const op = "make a base image"
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // a constant recipe and paths of ours
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdin = strings.NewReader(sources)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	// It cleans up after itself when it is asked to end, and not when it is killed. A session of its
@@ -178,7 +178,8 @@ func hostSources(ctx context.Context) (string, error) {
 }
 
 func aptSources(targets string) string {
-	sources, main := "", false
+	var mirrors strings.Builder
+	main := false
 	seen := map[string]bool{}
 	for line := range strings.Lines(targets) {
 		f := strings.Fields(line)
@@ -197,8 +198,9 @@ func aptSources(targets string) string {
 		default:
 			continue
 		}
-		sources += "deb " + strings.Join(f, " ") + "\n"
+		mirrors.WriteString("deb " + strings.Join(f, " ") + "\n")
 	}
+	sources := mirrors.String()
 	if !main {
 		sources = publicMirror // the host is another Debian, or an Ubuntu
 	}
@@ -214,7 +216,7 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	if err != nil {
 		return "", nil
 	}
-	out, err := exec.CommandContext(ctx, program, args...).Output() //nolint:gosec // constants
+	out, err := exec.CommandContext(ctx, program, args...).Output()
 	if err != nil {
 		return "", hub.Wrap(hub.Unavailable, name, err)
 	}

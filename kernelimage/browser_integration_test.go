@@ -56,8 +56,12 @@ func (e *edge) notice(w http.ResponseWriter, r *http.Request) {
 	if !e.cullAt.IsZero() {
 		answer["cull_at"] = e.cullAt.UTC()
 	}
+	b, err := json.Marshal(answer)
+	if err != nil {
+		panic(err) // of plain values
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer)
+	w.Write(b)
 }
 
 func (e *edge) set(change func(*edge)) {
@@ -168,7 +172,7 @@ func browser(t *testing.T) context.Context {
 	return ctx
 }
 
-func do(t *testing.T, ctx context.Context, what string, actions ...chromedp.Action) {
+func do(ctx context.Context, t *testing.T, what string, actions ...chromedp.Action) {
 	t.Helper()
 	if err := chromedp.Run(ctx, actions...); err != nil {
 		var text string
@@ -191,11 +195,11 @@ const notices = `[...document.querySelectorAll('.Toastify__toast')].map(e => e.i
 func TestNoticeIsShownAndServerKept(t *testing.T) {
 	e := newEdge(t, time.Now().Add(5*time.Minute))
 	ctx := browser(t)
-	do(t, ctx, "the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
+	do(ctx, t, "the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
 		until(`/will be stopped in [45] minutes: nobody used it for 55 minutes/.test(`+notices+`)`))
 	var role string
 	var top int
-	do(t, ctx, "the warning's shape",
+	do(ctx, t, "the warning's shape",
 		chromedp.Evaluate(`document.querySelector('.Toastify__toast [role], .Toastify__toast[role]')?.getAttribute('role') ?? ''`, &role),
 		chromedp.Evaluate(`document.querySelectorAll('.Toastify__toast').length`, &top))
 	if role != "alert" && role != "status" {
@@ -204,7 +208,7 @@ func TestNoticeIsShownAndServerKept(t *testing.T) {
 	if top != 1 {
 		t.Errorf("%d notices are shown, want 1", top)
 	}
-	do(t, ctx, "keeping the server",
+	do(ctx, t, "keeping the server",
 		chromedp.Evaluate(`[...document.querySelectorAll('.Toastify__toast button')].find(b => b.innerText === 'Keep my server').click()`, nil),
 		until(`/stays for another 60 minutes/.test(`+notices+`)`),
 		until(`!/will be stopped/.test(`+notices+`)`))
@@ -218,24 +222,24 @@ func TestNoticeIsShownAndServerKept(t *testing.T) {
 func TestNoticeThatIsClosedStaysClosed(t *testing.T) {
 	e := newEdge(t, time.Now().Add(4*time.Minute))
 	ctx := browser(t)
-	do(t, ctx, "closing the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
+	do(ctx, t, "closing the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
 		until(`/will be stopped/.test(`+notices+`)`),
 		chromedp.Evaluate(`document.querySelector('.jp-Notification-Toast-Close').click()`, nil), // it still moves
 		until(`!/will be stopped/.test(`+notices+`)`))
 	before := e.asks()
 	wake := chromedp.Evaluate(`document.dispatchEvent(new Event('visibilitychange'))`, nil)
-	do(t, ctx, "the next answer", wake, chromedp.ActionFunc(func(ctx context.Context) error { return e.waitAsks(ctx, before+1) }), chromedp.Sleep(1500*time.Millisecond))
+	do(ctx, t, "the next answer", wake, chromedp.ActionFunc(func(ctx context.Context) error { return e.waitAsks(ctx, before+1) }), chromedp.Sleep(1500*time.Millisecond))
 	var shown string
-	do(t, ctx, "the page", chromedp.Evaluate(notices, &shown))
+	do(ctx, t, "the page", chromedp.Evaluate(notices, &shown))
 	if strings.Contains(shown, "will be stopped") {
 		t.Error("a notice that was closed came back")
 	}
 	// The server was used meanwhile, and is idle again: that is another warning.
 	e.set(func(e *edge) { e.cullAt = time.Time{} })
 	before = e.asks()
-	do(t, ctx, "an answer without a warning", wake, chromedp.ActionFunc(func(ctx context.Context) error { return e.waitAsks(ctx, before+1) }), chromedp.Sleep(300*time.Millisecond))
+	do(ctx, t, "an answer without a warning", wake, chromedp.ActionFunc(func(ctx context.Context) error { return e.waitAsks(ctx, before+1) }), chromedp.Sleep(300*time.Millisecond))
 	e.set(func(e *edge) { e.cullAt = time.Now().Add(20 * time.Second); e.refuse = true })
-	do(t, ctx, "a new warning", wake, until(`/will be stopped in about (15|30) seconds/.test(`+notices+`)`),
+	do(ctx, t, "a new warning", wake, until(`/will be stopped in about (15|30) seconds/.test(`+notices+`)`),
 		chromedp.Evaluate(`[...document.querySelectorAll('.Toastify__toast button')].find(b => b.innerText === 'Keep my server').click()`, nil),
 		until(`/did not agree/.test(`+notices+`)`))
 }
@@ -261,7 +265,7 @@ func TestHubWithoutNoticesIsLeftAlone(t *testing.T) {
 	e := newEdge(t, time.Time{})
 	e.set(func(e *edge) { e.absent = true })
 	ctx := browser(t)
-	do(t, ctx, "the menu", chromedp.Navigate(e.server.URL+basePath+"lab"),
+	do(ctx, t, "the menu", chromedp.Navigate(e.server.URL+basePath+"lab"),
 		until(`window.jupyterapp?.commands.hasCommand('carrel:hub') && window.jupyterapp.commands.hasCommand('carrel:stop')`),
 		chromedp.ActionFunc(func(ctx context.Context) error { return e.waitAsks(ctx, 1) }),
 		chromedp.Sleep(500*time.Millisecond),
@@ -271,7 +275,7 @@ func TestHubWithoutNoticesIsLeftAlone(t *testing.T) {
 		t.Errorf("the page asked %d times for notices that there are not", n)
 	}
 	var labels, opened string
-	do(t, ctx, "the way to the hub",
+	do(ctx, t, "the way to the hub",
 		chromedp.Evaluate(`window.open = (url, target, features) => { window.opened = [url, target, features].join(' ') }; 0`, nil),
 		chromedp.Evaluate(`window.jupyterapp.commands.execute('carrel:hub').then(() => window.opened)`, &opened, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }),
 		chromedp.WaitVisible(`#jp-MainMenu`, chromedp.ByQuery),
@@ -293,7 +297,7 @@ func TestCellAndTerminalRun(t *testing.T) {
 			e := newEdge(t, time.Time{}, env...)
 			ctx := browser(t)
 			await := func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
-			do(t, ctx, "a cell", chromedp.Navigate(e.server.URL+basePath+"lab"),
+			do(ctx, t, "a cell", chromedp.Navigate(e.server.URL+basePath+"lab"),
 				until(`Boolean(window.jupyterapp?.commands.hasCommand('notebook:create-new'))`),
 				chromedp.Evaluate(`(async () => {
 					const app = window.jupyterapp;
@@ -304,7 +308,7 @@ func TestCellAndTerminalRun(t *testing.T) {
 					await app.commands.execute('notebook:run-cell');
 				})()`, nil, await),
 				until(`/42\s+token: \[\]/.test(document.querySelector('.jp-OutputArea-output')?.innerText ?? '')`))
-			do(t, ctx, "a terminal",
+			do(ctx, t, "a terminal",
 				chromedp.Evaluate(`(async () => {
 					const session = await window.jupyterapp.serviceManager.terminals.startNew();
 					window.said = '';

@@ -147,7 +147,7 @@ func bootstrap(ctx context.Context, d Docker, dir string, progress func(int, str
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(filepath.Dir(path))) }()
 	progress(90, "Handing the base to Docker")
-	f, err := os.Open(path) //nolint:gosec // written a moment ago
+	f, err := os.Open(path)
 	if err != nil {
 		return "", hub.Wrap(hub.Internal, "import base image", err)
 	}

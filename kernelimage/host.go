@@ -35,7 +35,7 @@ func HostOptions(getenv func(string) string) Options {
 		if path == "" {
 			continue
 		}
-		if bundle, err := os.ReadFile(path); err == nil { //nolint:gosec // the operator's own environment names the file
+		if bundle, err := os.ReadFile(path); err == nil {
 			if _, err := certificates(bundle); err == nil {
 				opts.ExtraCA = bundle
 				break

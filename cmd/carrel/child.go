@@ -89,7 +89,7 @@ func newProxyChild(hand handover, listeners []net.Listener, uid, gid int, logger
 func (c *proxyChild) Run(ctx context.Context) error {
 	defer func() {
 		for _, f := range c.listeners {
-			f.Close() //nolint:errcheck // the process ends with them
+			f.Close()
 		}
 	}()
 	wait := 100 * time.Millisecond
@@ -118,7 +118,7 @@ func (c *proxyChild) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var closeWrite = sync.OnceFunc(func() { write.Close() }) //nolint:errcheck // its end is the message
+	var closeWrite = sync.OnceFunc(func() { write.Close() })
 	defer closeWrite()
 	// Not by its path: the child's uid may have no way through the directories above it, and an upgrade
 	// may have put another version there.
@@ -130,13 +130,13 @@ func (c *proxyChild) once(ctx context.Context) error {
 	cmd.ExtraFiles = append([]*os.File{read}, c.listeners...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the hub alone
 	if os.Geteuid() == 0 && c.uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)} //nolint:gosec // checked by config
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)}
 	}
 	if err := cmd.Start(); err != nil {
-		read.Close() //nolint:errcheck // the start failed
+		read.Close()
 		return fmt.Errorf("start proxy: %w", err)
 	}
-	read.Close() //nolint:errcheck // the child has its own
+	read.Close()
 	if err := json.NewEncoder(write).Encode(c.hand); err != nil {
 		c.logger.ErrorContext(ctx, "handover failed", "error", err)
 	}
@@ -170,9 +170,9 @@ func receiveHandover(ctx context.Context) (context.Context, handover, []net.List
 	}
 	var listeners []net.Listener
 	for i := range h.Listeners {
-		f := os.NewFile(uintptr(firstListener+i), "listener") //nolint:gosec // a small number
+		f := os.NewFile(uintptr(firstListener+i), "listener")
 		l, err := net.FileListener(f)
-		f.Close() //nolint:errcheck // FileListener has its own
+		f.Close()
 		if err != nil {
 			return nil, handover{}, nil, fmt.Errorf("take listener over: %w", err)
 		}

@@ -182,7 +182,7 @@ func checkProvider(ctx context.Context, p oidc.ProviderConfig) finding {
 	if err != nil {
 		return unreachable
 	}
-	defer res.Body.Close() //nolint:errcheck // only its headers count
+	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		return unreachable
 	}
@@ -239,7 +239,7 @@ func (d *deployment) checkPorts(ctx context.Context) []finding {
 		l, err := lc.Listen(ctx, "tcp", address)
 		switch {
 		case err == nil:
-			l.Close() //nolint:errcheck // only whether it could
+			l.Close()
 			fs = append(fs, ok("port", address+" is free"))
 		case errors.Is(err, unix.EADDRINUSE) && d.answersAt(ctx, address):
 			fs = append(fs, ok("port", address+" is carrel's"))
@@ -259,7 +259,7 @@ func (d *deployment) answersAt(ctx context.Context, address string) bool {
 	if err != nil {
 		return false
 	}
-	res.Body.Close() //nolint:errcheck // only whether it came
+	res.Body.Close()
 	return res.StatusCode == http.StatusOK
 }
 
@@ -268,7 +268,7 @@ func (d *deployment) checkDisk(context.Context) []finding {
 	if err := unix.Statfs(d.state.dir, &st); err != nil {
 		return []finding{{"disk", "fail", "state_dir can't be examined", "check state_dir"}}
 	}
-	free := int64(st.Bavail) * st.Bsize //nolint:gosec // far below 2^63
+	free := int64(st.Bavail) * st.Bsize
 	if free < 2<<30 {
 		return []finding{{"disk", "warn", fmt.Sprintf("%d MiB are free at %s", free>>20, d.state.dir), "free some space"}}
 	}

@@ -68,7 +68,7 @@ func (d *deployment) imageOptions() (kernelimage.Options, error) {
 	opts := kernelimage.HostOptions(os.Getenv)
 	opts.Base = d.cfg.Image.Base
 	if path := d.cfg.Image.ExtraCAFile; path != "" {
-		ca, err := os.ReadFile(path) //nolint:gosec // the operator's own choice
+		ca, err := os.ReadFile(path)
 		if err != nil {
 			return opts, &hub.Error{Kind: hub.Invalid, Op: "read extra CA", Field: "image.extra_ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
 		}

@@ -98,7 +98,7 @@ func machine() config.Machine {
 	if unix.Sysinfo(&info) != nil {
 		return config.Machine{}
 	}
-	return config.Machine{Memory: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()} //nolint:gosec // far below 2^63
+	return config.Machine{Memory: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()}
 }
 
 func newLogger(level, format string) *slog.Logger {

@@ -230,7 +230,7 @@ func (d *deployment) proxyAnswers(ctx context.Context) bool {
 	if d.cfg.TLS.CertFile != "" {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
 		if err == nil {
-			c.Close() //nolint:errcheck // only whether it could
+			c.Close()
 		}
 		return err == nil
 	}

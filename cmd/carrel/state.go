@@ -80,14 +80,14 @@ func (s state) hold(how int) (release func(), err error) {
 	if err != nil {
 		return nil, hub.Wrap(hub.Unavailable, "lock state_dir", err)
 	}
-	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor
-		f.Close() //nolint:errcheck // unused
+	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		f.Close()
 		return nil, &hub.Error{
 			Kind: hub.Conflict, Op: "lock state_dir", Field: "state_dir", Message: "a carrel runs, or is being taken down, on " + s.dir,
 			Remedy: "stop it first", Err: err,
 		}
 	}
-	return func() { f.Close() }, nil //nolint:errcheck // the lock ends with it
+	return func() { f.Close() }, nil
 }
 
 func (s state) secrets() string     { return filepath.Join(s.dir, "secrets") }
@@ -102,7 +102,7 @@ func (s state) redisSocket() string { return filepath.Join(s.run, "redis") }
 // has it can forge sessions' cookies and servers' tokens, and without it running notebooks are lost.
 func (s state) keyring(deployment string) (*hub.Keyring, error) {
 	path := filepath.Join(s.secrets(), "deployment.key")
-	raw, err := os.ReadFile(path) //nolint:gosec // a path of our own
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw, err = makeKey(path)
 	}
@@ -119,13 +119,13 @@ func (s state) keyring(deployment string) (*hub.Keyring, error) {
 // makeKey writes a new key so that a crash leaves either none or a whole one.
 func makeKey(path string) ([]byte, error) {
 	var b [32]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(b[:])
 	text := []byte(hex.EncodeToString(b[:]) + "\n")
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".deployment.key-*") // mode 0600
 	if err != nil {
 		return nil, err
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone once it is linked
+	defer os.Remove(tmp.Name())
 	if _, err = tmp.Write(text); err == nil {
 		err = tmp.Sync()
 	}
@@ -136,7 +136,7 @@ func makeKey(path string) ([]byte, error) {
 		return nil, err
 	}
 	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) { // another process was first
-		return os.ReadFile(path) //nolint:gosec // a path of our own
+		return os.ReadFile(path)
 	} else if err != nil {
 		return nil, fmt.Errorf("keep the new key: %w", err)
 	}

@@ -64,7 +64,7 @@ func (d *deployment) store(address string) (*redisstore.Store, error) {
 	var ca []byte
 	if path := d.cfg.Redis.CAFile; path != "" {
 		var err error
-		if ca, err = os.ReadFile(path); err != nil { //nolint:gosec // the operator's own choice
+		if ca, err = os.ReadFile(path); err != nil {
 			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
 		}
 	}
