@@ -98,6 +98,11 @@ func (d *deployment) checkDocker(ctx context.Context) []finding {
 	if !facts.LiveRestore {
 		fs = append(fs, finding{"live restore", "warn", "off: notebooks end when dockerd restarts", `set "live-restore": true in /etc/docker/daemon.json`})
 	}
+	if len(facts.Unlimited) > 0 {
+		fs = append(fs, finding{"cgroups", "fail", "servers can't be limited in: " + strings.Join(facts.Unlimited, ", "), "enable these cgroup controllers; for memory and swap boot with cgroup_enable=memory swapaccount=1"})
+	} else {
+		fs = append(fs, ok("cgroups", "memory, swap, CPU and processes can be limited"))
+	}
 	if !facts.Seccomp {
 		fs = append(fs, finding{"seccomp", "fail", "not available", "use a kernel and a Docker with seccomp"})
 	}

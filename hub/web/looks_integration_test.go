@@ -11,9 +11,13 @@ import (
 	"image/color"
 	"image/draw"
 	"image/png"
+	"log/slog"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +27,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"carrel/hub"
+	"carrel/hub/devidp"
 )
 
 func scriptsOff() chromedp.Action { return emulation.SetScriptExecutionDisabled(true) }
@@ -42,6 +47,8 @@ var looks = []look{
 	{"admin-stop-all", "ada", "/hub/admin/stop-all"},
 	{"error", "bo", "/hub/admin"},
 	{"signed-out", "", "/hub/signed-out"},
+	{"demo-sign-in", "", "/hub/demo-provider/authorize?client_id=carrel&response_type=code&scope=openid&state=s&nonce=n" +
+		"&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256&redirect_uri="},
 }
 
 // sample is an ordinary afternoon.
@@ -105,6 +112,25 @@ func sample(t *testing.T) *site {
 	return s
 }
 
+// demonstrate puts the demo provider beside the pages, and gives what a sign-in there must lead back to.
+func demonstrate(t *testing.T, s *site) (redirectURI string) {
+	t.Helper()
+	people, _, err := devidp.LoadPeople(filepath.Join(t.TempDir(), "people.json"), []string{"ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	redirectURI = s.origins.HubURL("oidc/demo/callback")
+	idp, err := devidp.New(devidp.Config{
+		Issuer: s.origins.HubURL("demo-provider"), People: people, Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler),
+		Clients: []devidp.Client{{ID: "carrel", Secret: hub.RandomSecret(), RedirectURIs: []string{redirectURI}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.handler.(*http.ServeMux).Handle("/hub/demo-provider/", idp)
+	return redirectURI
+}
+
 // axe is npm's axe-core, which looks for barriers.
 func axe(t *testing.T) string {
 	dir := filepath.Join("testdata", "axe")
@@ -128,6 +154,7 @@ func axe(t *testing.T) string {
 // of docs/screenshots anew.
 func TestLooks(t *testing.T) {
 	s, script := sample(t), axe(t)
+	callback := url.QueryEscape(demonstrate(t, s))
 	b := newBrowser(t, s)
 	for _, l := range looks {
 		b.as(l.who)
@@ -138,7 +165,11 @@ func TestLooks(t *testing.T) {
 					b.t = t
 					b.do("set the stage", emulation.SetDeviceMetricsOverride(width, 800, 1, width < 500),
 						emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}))
-					b.open(l.path)
+					path := l.path
+					if strings.HasSuffix(path, "redirect_uri=") {
+						path += callback
+					}
+					b.open(path)
 					b.do("open what is folded", chromedp.Evaluate(`for (const d of document.querySelectorAll("main details")) d.open = true; true`, nil))
 					if over := eval[string](b, overflow); over != "" {
 						t.Errorf("wider than the window: %s", over)

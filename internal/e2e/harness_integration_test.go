@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,6 +52,8 @@ type deployment struct {
 	people map[string]string // passwords by user name
 	docker string            // address of a Docker of the test's own
 
+	command string // serve, or hub
+
 	mu   sync.Mutex
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -62,6 +65,7 @@ type options struct {
 	extra     string
 	publicURL string // default http://localhost:<port>/
 	notReady  bool   // do not wait until it serves
+	command   string // default serve
 }
 
 // deploy starts a carrel with a name, state directory and port of its own; at the test's end it is
@@ -72,7 +76,7 @@ func deploy(t *testing.T, opt options) *deployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: freePort(t)}
+	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: freePort(t), command: cmp.Or(opt.command, "serve")}
 	d.config = filepath.Join(dir, "carrel.yaml")
 	public := opt.publicURL
 	if public == "" {
@@ -98,7 +102,7 @@ func deploy(t *testing.T, opt options) *deployment {
 // start runs `carrel serve`; its output is kept for the test's log.
 func (d *deployment) start() {
 	d.t.Helper()
-	cmd := exec.Command(binary, "serve", "--config", d.config)
+	cmd := exec.Command(binary, d.command, "--config", d.config)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -105,6 +106,7 @@ type Facts struct {
 	LiveRestore   bool
 	StorageDriver string
 	CgroupVersion string
+	Unlimited     []string // what this kernel's cgroups can't cap: memory, swap, CPU, processes
 	Seccomp       bool
 	Root          string
 	Memory        int64 // bytes
@@ -123,6 +125,12 @@ func (d *Driver) Facts(ctx context.Context) (Facts, error) {
 		Version: info.ServerVersion, LiveRestore: info.LiveRestoreEnabled, StorageDriver: info.Driver,
 		CgroupVersion: info.CgroupVersion, Root: info.DockerRootDir, Memory: info.MemTotal, CPUs: info.NCPU,
 	}
+	for what, capped := range map[string]bool{"memory": info.MemoryLimit, "swap": info.SwapLimit, "CPU": info.CPUCfsQuota, "processes": info.PidsLimit} {
+		if !capped {
+			f.Unlimited = append(f.Unlimited, what)
+		}
+	}
+	slices.Sort(f.Unlimited)
 	for _, o := range info.SecurityOptions {
 		f.Seccomp = f.Seccomp || strings.HasPrefix(o, "name=seccomp")
 	}
