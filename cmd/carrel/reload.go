@@ -47,12 +47,12 @@ func (d *deployment) watchConfig(ctx context.Context, f *flags, policy *atomic.P
 			continue
 		}
 		kernel := d.cfg.Image.Name
-		for _, p := range policy.Load().Profiles {
-			if kernel == "" {
-				kernel = p.Image
+		if kernel == "" {
+			opts, err := d.imageOptions()
+			if err != nil {
+				d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "error", err)
+				continue
 			}
-		}
-		if opts, err := d.imageOptions(); err == nil && d.cfg.Image.Name == "" {
 			kernel = opts.Name()
 		}
 		p := cfg.Policy(kernel, policy.Load().MachineMemory)

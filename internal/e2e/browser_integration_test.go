@@ -129,13 +129,9 @@ const (
 	cell         = `.jp-Notebook .jp-CodeCell .cm-content`
 )
 
-// A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
-// find the notebook as they left it.
-func TestBrowserMainJob(t *testing.T) {
-	d := deploy(t, options{})
-	b := d.browser()
-	b.start()
-	b.signIn(d, "alice")
+// startAndCompute goes from the home page to a cell's output.
+func (b *browser) startAndCompute() {
+	b.t.Helper()
 	b.do("start", 2*time.Minute,
 		chromedp.WaitVisible(startButton),
 		chromedp.Click(startButton),
@@ -152,6 +148,16 @@ func TestBrowserMainJob(t *testing.T) {
 		chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(input.ModifierShift)),
 	)
 	b.waitText("the cell's output", ".jp-OutputArea-output", time.Minute, "42")
+}
+
+// A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
+// find the notebook as they left it.
+func TestBrowserMainJob(t *testing.T) {
+	d := deploy(t, options{})
+	b := d.browser()
+	b.start()
+	b.signIn(d, "alice")
+	b.startAndCompute()
 	b.do("save", 30*time.Second,
 		chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)),
 		chromedp.WaitVisible(renameDialog), chromedp.Click(renameDialog), // it asks for a name at the first time

@@ -44,6 +44,11 @@ func TestBehindTLSAndBasePath(t *testing.T) {
 	if out := alice.newKernel().run("print(6*7)"); out != "42" {
 		t.Errorf("print(6*7) gave %q", out)
 	}
+	b := d.browser()
+	b.start()
+	b.signIn(d, "bob")
+	b.startAndCompute()
+
 	if at := alice.post("/hub/logout", url.Values{}); at.url.Scheme != "https" {
 		t.Errorf("signing out leads to %s", at.url)
 	}
