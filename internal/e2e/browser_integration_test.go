@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/gorilla/websocket"
@@ -56,9 +58,13 @@ func (d *deployment) browser() *browser {
 	return b
 }
 
-// do runs actions within a time.
+// awaited has an evaluation wait for its promise.
+func awaited(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
+
+// do runs actions within a time, 30 s where it is 0.
 func (b *browser) do(what string, within time.Duration, actions ...chromedp.Action) {
 	b.t.Helper()
+	within = cmp.Or(within, 30*time.Second)
 	ctx, cancel := context.WithTimeout(b.ctx, within)
 	defer cancel()
 	if err := chromedp.Run(ctx, actions...); err != nil {

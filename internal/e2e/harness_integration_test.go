@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,6 +67,7 @@ type options struct {
 	publicURL string // default http://localhost:<port>/
 	notReady  bool   // do not wait until it serves
 	command   string // default serve
+	second    bool   // listen on a second port, PORT2 in extra
 }
 
 // deploy starts a carrel with a name, state directory and port of its own; at the test's end it is
@@ -83,7 +85,13 @@ func deploy(t *testing.T, opt options) *deployment {
 		public = fmt.Sprintf("http://localhost:%d/", d.port)
 	}
 	d.url = strings.TrimSuffix(public, "/")
-	text := fmt.Sprintf("deployment: %s\nstate_dir: %s/state\npublic_url: %s\nlisten: [\"127.0.0.1:%d\"]\n%s\n", d.name, dir, public, d.port, opt.extra)
+	listen := fmt.Sprintf("%q", fmt.Sprintf("127.0.0.1:%d", d.port))
+	if opt.second {
+		port := freePort(t)
+		listen += fmt.Sprintf(", %q", fmt.Sprintf("127.0.0.1:%d", port))
+		opt.extra = strings.ReplaceAll(opt.extra, "PORT2", strconv.Itoa(port))
+	}
+	text := fmt.Sprintf("deployment: %s\nstate_dir: %s/state\npublic_url: %s\nlisten: [%s]\n%s\n", d.name, dir, public, listen, opt.extra)
 	if err := os.WriteFile(d.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
