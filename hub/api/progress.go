@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"html"
-	"io"
+	"iter"
 	"net/http"
-	"sync"
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/httpx"
 )
 
 // event is one step of a start in JupyterHub's form, with Carrel's fields beside.
@@ -59,12 +59,12 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	steps, wait := a.follow(r.Context(), key)
+	steps, wait := httpx.Feed(r.Context(), func(ctx context.Context) iter.Seq[hub.Progress] { return a.cfg.Servers.Progress(ctx, key) })
 	defer wait()
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
 	for text := ": progress\n\n"; ; {
-		if err := send(w, text); err != nil {
+		if err := httpx.SendNow(w, text); err != nil {
 			return err
 		}
 		select {
@@ -80,37 +80,8 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
 				return hub.Wrap(hub.Internal, "encode progress", err)
 			}
 			if text = "data: " + string(b) + "\n\n"; e.Ready || e.Failed {
-				return send(w, text)
+				return httpx.SendNow(w, text)
 			}
 		}
-	}
-}
-
-// send writes at once.
-func send(w http.ResponseWriter, text string) error {
-	if _, err := io.WriteString(w, text); err != nil {
-		return hub.Wrap(hub.Canceled, "send progress", err)
-	}
-	return hub.Wrap(hub.Canceled, "send progress", http.NewResponseController(w).Flush())
-}
-
-// follow makes a channel of the steps; the function returned ends and joins what fills it.
-func (a *API) follow(ctx context.Context, key hub.ServerKey) (<-chan hub.Progress, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	steps := make(chan hub.Progress)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer close(steps)
-		for p := range a.cfg.Servers.Progress(ctx, key) {
-			select {
-			case steps <- p:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return steps, func() {
-		cancel()
-		wg.Wait()
 	}
 }

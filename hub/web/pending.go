@@ -3,14 +3,14 @@ package web
 import (
 	"context"
 	"encoding/json"
-	"io"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/httpx"
 )
 
 // stepTitles are the steps of a start in the order in which they are shown.
@@ -105,12 +105,12 @@ func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error
 		return nil
 	}
 	seen, _ := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)
-	steps, wait := w.follow(r.Context(), key)
+	steps, wait := httpx.Feed(r.Context(), func(ctx context.Context) iter.Seq[hub.Progress] { return w.cfg.Servers.Progress(ctx, key) })
 	defer wait()
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
 	for text := "retry: 2000\n\n"; ; {
-		if err := sendNow(rw, text); err != nil {
+		if err := httpx.SendNow(rw, text); err != nil {
 			return err
 		}
 		select {
@@ -130,38 +130,6 @@ func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error
 			}
 			text = "id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n"
 		}
-	}
-}
-
-// sendNow writes and flushes.
-func sendNow(rw http.ResponseWriter, text string) error {
-	if text == "" {
-		return nil
-	}
-	if _, err := io.WriteString(rw, text); err != nil {
-		return hub.Wrap(hub.Canceled, "send progress", err)
-	}
-	return hub.Wrap(hub.Canceled, "send progress", http.NewResponseController(rw).Flush())
-}
-
-// follow makes a channel of the steps; the function returned ends and joins what fills it.
-func (w *Web) follow(ctx context.Context, key hub.ServerKey) (<-chan hub.Progress, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	steps := make(chan hub.Progress)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer close(steps)
-		for p := range w.cfg.Servers.Progress(ctx, key) {
-			select {
-			case steps <- p:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return steps, func() {
-		cancel()
-		wg.Wait()
 	}
 }
 
