@@ -49,7 +49,9 @@ type SecretHash string
 // Session is a signed-in browser. Its id is a [Secret] of 256 bits that only the cookie holds.
 //
 // In subdomain mode each notebook host has a session of its own: Parent is then the hub session it
-// was made from by a ticket, and Host the one host that it is good for. It ends with its parent.
+// was made from by a ticket, and Host the one host that it is good for. It ends with its parent, and
+// is of whom its parent is, whatever it says itself (see [Session.Under]): whoever can make such
+// sessions can make nobody an administrator.
 type Session struct {
 	Hash     SecretHash `json:"hash"`
 	Parent   SecretHash `json:"parent,omitempty"`
@@ -78,13 +80,39 @@ func (s Session) Live(now time.Time) bool {
 	return now.Before(s.Expires) && (s.Idle <= 0 || now.Before(s.LastSeen.Add(s.Idle)))
 }
 
+// Under is a notebook host's session as it counts: hash, host, time of making and, where it is the
+// earlier, end are its own; everything else is its parent's as that stands now.
+func (s Session) Under(parent Session) Session {
+	x := parent
+	x.Hash, x.Parent, x.Host, x.Created, x.Tokens = s.Hash, parent.Hash, s.Host, s.Created, nil
+	if s.Expires.Before(x.Expires) {
+		x.Expires = s.Expires
+	}
+	return x
+}
+
 // SessionQuery picks sessions to end; every non-empty field must match.
 type SessionQuery struct {
 	Hash     SecretHash // the session and what was made from it
 	User     UserName
 	Identity Identity // by issuer and subject; with an empty Subject, SID must be set
-	SID      string   // with Identity.Issuer
-	Except   SecretHash
+	// SID goes with Identity.Issuer. Where the subject is named too, sessions of theirs without any
+	// sid match as well: some providers name it at sign-out only, and then nothing tells them apart.
+	SID    string
+	Except SecretHash
+}
+
+// Matches tells whether a session is among those that the query picks. A notebook host's ends by its
+// own hash, or with its parent.
+func (q SessionQuery) Matches(s Session) bool {
+	if q.Hash == "" && s.Parent != "" {
+		return false
+	}
+	sid := q.SID == "" || s.SID == q.SID || s.SID == "" && q.Identity.Subject != ""
+	return sid && (q.Hash == "" || s.Hash == q.Hash) && (q.User.IsZero() || s.User == q.User) &&
+		(q.Identity.Issuer == "" || s.Identity.Issuer == q.Identity.Issuer) &&
+		(q.Identity.Subject == "" || s.Identity.Subject == q.Identity.Subject) &&
+		(q.Except == "" || s.Hash != q.Except)
 }
 
 // Ticket is a single-use permission to open a session on one notebook host.

@@ -12,27 +12,41 @@ import (
 // SessionStore keeps sessions by the hash of their id.
 type SessionStore interface {
 	// CreateSession adds a session. It is Unauthenticated when a back-channel logout for the same
-	// issuer and subject or sid came after s.Created (a tombstone), or when the parent is gone.
+	// issuer and subject or sid came after s.Created (a tombstone), when the parent is gone, or when
+	// s is over already. Of a notebook host's session, which has a Parent and a Host, only what is
+	// its own is kept (see [Session.Under]).
 	CreateSession(ctx context.Context, s Session) error
-	// Session finds a live session; NotFound otherwise.
+	// Session finds a live session; NotFound otherwise. A notebook host's comes with its parent's
+	// user, rights and last use as they stand.
 	Session(ctx context.Context, h SecretHash) (Session, error)
-	// UpdateSession replaces what is kept of a live session (groups, admin, tokens, last seen);
-	// NotFound when it ended meanwhile: an ended session never comes back.
-	UpdateSession(ctx context.Context, s Session) error
-	// EndSessions ends what matches, with their children and tickets, publishes
-	// [SessionsEnded], and returns the hashes. Queries by Identity leave a tombstone.
+	// TouchSession moves the last use of a live hub session forwards to at, never back, and its idle
+	// end with it. A notebook host's session is used by its parent's hash. NotFound when it ended: an
+	// ended session never comes back.
+	TouchSession(ctx context.Context, h SecretHash, at time.Time) error
+	// EndSessions ends what matches, with their children and tickets, publishes [SessionsEnded],
+	// and returns the hashes. Queries by Identity leave a tombstone for what would have matched.
 	EndSessions(ctx context.Context, q SessionQuery) ([]SecretHash, error)
-	// Sessions yields every live session.
+	// Sessions yields every live hub session; those of notebook hosts are not among them.
 	Sessions(ctx context.Context) iter.Seq2[Session, error]
+}
+
+// SessionUpdater changes what is known of who is signed in. Only who asks the provider needs it.
+type SessionUpdater interface {
+	// UpdateSession has change edit a live hub session's groups, admin and tokens; what else it edits
+	// is not kept. When somebody else's change came between, change is called again, on the outcome
+	// of that, so that neither loses the other's; it must not use the store. NotFound when the
+	// session ended.
+	UpdateSession(ctx context.Context, h SecretHash, change func(*Session)) error
 }
 
 // TicketStore keeps single-use things.
 type TicketStore interface {
-	// PutTicket keeps a ticket under its secret's hash for at most ttl.
+	// PutTicket keeps a ticket under its secret's hash for at most ttl; Invalid when that is 0 or less.
 	PutTicket(ctx context.Context, h SecretHash, t Ticket, ttl time.Duration) error
-	// TakeTicket removes and returns a ticket; NotFound when used, expired or unknown.
+	// TakeTicket removes and returns a ticket; NotFound when used, expired or unknown, or when the
+	// session that it was made from ended.
 	TakeTicket(ctx context.Context, h SecretHash) (Ticket, error)
-	// Once records key for ttl and tells whether this was its first use.
+	// Once records key for ttl and tells whether this was its first use; Invalid when ttl is 0 or less.
 	Once(ctx context.Context, key string, ttl time.Duration) (bool, error)
 }
 
@@ -54,6 +68,8 @@ type UserStore interface {
 
 // TokenStore keeps permissions for programs.
 type TokenStore interface {
+	// CreateToken adds a token. Conflict when its ID is in use by the person or its hash by anybody;
+	// Invalid when it is over already.
 	CreateToken(ctx context.Context, t Token) error
 	// Token finds a live token by its secret's hash; NotFound.
 	Token(ctx context.Context, h SecretHash) (Token, error)
@@ -94,13 +110,14 @@ type RouteStore interface {
 
 // Leases are locks with an end.
 type Leases interface {
-	// Acquire takes the lease by name for ttl; Conflict when another holds it.
+	// Acquire takes the lease by name for ttl; Conflict when another holds it, Invalid when ttl is 0
+	// or less.
 	Acquire(ctx context.Context, name string, ttl time.Duration) (Lease, error)
 }
 
 // Lease is one held lock.
 type Lease interface {
-	// Extend gives it ttl more from now; Conflict when it was lost.
+	// Extend gives it ttl more from now; Conflict when it was lost, Invalid when ttl is 0 or less.
 	Extend(ctx context.Context, ttl time.Duration) error
 	// Release gives it back; it is no error if it was lost.
 	Release(ctx context.Context) error

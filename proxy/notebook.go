@@ -150,9 +150,8 @@ func (p *Proxy) enter(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	secret, child := hub.RandomSecret(), parent
-	child.Hash, child.Parent, child.Host, child.Tokens = secret.Hash(), parent.Hash, t.Host, nil
-	child.Created, child.LastSeen = time.Now(), time.Now()
+	secret := hub.RandomSecret()
+	child := hub.Session{Hash: secret.Hash(), Host: t.Host, Created: time.Now(), Expires: parent.Expires}.Under(parent)
 	if err := p.cfg.Sessions.CreateSession(r.Context(), child); err != nil {
 		return err
 	}

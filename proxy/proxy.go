@@ -56,7 +56,7 @@ type Proxy struct {
 	relay    httputil.ReverseProxy // what every forwarding has in common
 
 	seenMu sync.Mutex
-	seen   map[hub.SecretHash]time.Time // sessions in use that the store was not told of
+	seen   map[hub.SecretHash]time.Time // hub sessions in use that the store was not told of
 }
 
 // New checks the configuration; it starts nothing.

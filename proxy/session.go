@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -135,14 +136,10 @@ func (p *Proxy) use(s hub.Session) {
 	}
 	p.seenMu.Lock()
 	defer p.seenMu.Unlock()
-	p.seen[s.Hash] = now
-	if s.Parent != "" {
-		p.seen[s.Parent] = now
-	}
+	p.seen[cmp.Or(s.Parent, s.Hash)] = now
 }
 
-// flushSeen tells the store which sessions are in use. Each is read just before it is written: the
-// hub writes others of its fields. What fails comes again a minute later.
+// flushSeen tells the store which hub sessions are in use. What fails comes again a minute later.
 func (p *Proxy) flushSeen(ctx context.Context) {
 	p.seenMu.Lock()
 	seen := p.seen
@@ -151,12 +148,7 @@ func (p *Proxy) flushSeen(ctx context.Context) {
 	ctx, done := context.WithTimeout(ctx, flushWithin)
 	defer done()
 	for h, at := range seen {
-		s, err := p.cfg.Sessions.Session(ctx, h)
-		if err == nil && s.LastSeen.Before(at) {
-			s.LastSeen = at
-			err = p.cfg.Sessions.UpdateSession(ctx, s)
-		}
-		if err != nil && hub.KindOf(err) != hub.NotFound {
+		if err := p.cfg.Sessions.TouchSession(ctx, h, at); err != nil && hub.KindOf(err) != hub.NotFound {
 			p.cfg.Logger.WarnContext(ctx, "use of sessions not recorded", "error", err)
 			return
 		}

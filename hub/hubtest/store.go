@@ -48,14 +48,15 @@ type kept[T any] struct {
 func (k kept[T]) live() bool { return time.Now().Before(k.until) }
 
 var (
-	_ hub.SessionStore = (*Store)(nil)
-	_ hub.TicketStore  = (*Store)(nil)
-	_ hub.UserStore    = (*Store)(nil)
-	_ hub.TokenStore   = (*Store)(nil)
-	_ hub.ServerStore  = (*Store)(nil)
-	_ hub.RouteStore   = (*Store)(nil)
-	_ hub.Leases       = (*Store)(nil)
-	_ hub.Events       = (*Store)(nil)
+	_ hub.SessionStore   = (*Store)(nil)
+	_ hub.SessionUpdater = (*Store)(nil)
+	_ hub.TicketStore    = (*Store)(nil)
+	_ hub.UserStore      = (*Store)(nil)
+	_ hub.TokenStore     = (*Store)(nil)
+	_ hub.ServerStore    = (*Store)(nil)
+	_ hub.RouteStore     = (*Store)(nil)
+	_ hub.Leases         = (*Store)(nil)
+	_ hub.Events         = (*Store)(nil)
 )
 
 // NewStore makes an empty one.

@@ -8,29 +8,33 @@ import (
 	"carrel/hub"
 )
 
-// tomb is a logout that sessions made before it heed.
-type tomb struct{ issuer, subject, sid string }
+// tomb is a logout that sessions made before it heed: all of a subject's, those of a provider's
+// session, or those of a subject's that have no sid.
+type tomb struct {
+	issuer, subject, sid string
+	nameless             bool
+}
 
 func tombsOf(x hub.Session) []tomb {
 	tombs := []tomb{{issuer: x.Identity.Issuer, subject: x.Identity.Subject}}
 	if x.SID != "" {
-		tombs = append(tombs, tomb{issuer: x.Identity.Issuer, sid: x.SID})
+		return append(tombs, tomb{issuer: x.Identity.Issuer, sid: x.SID})
 	}
-	return tombs
+	return append(tombs, tomb{issuer: x.Identity.Issuer, subject: x.Identity.Subject, nameless: true})
 }
 
-// live finds a session that counts; one that was made from another ends with it.
+// live finds a session that counts; one that was made from another is as that one stands.
 func (s *Store) live(h hub.SecretHash) (hub.Session, bool) {
 	x, ok := s.sessions[h]
-	if !ok || !x.Live(time.Now()) {
+	if !ok || x.Parent == "" {
+		return x, ok && x.Live(time.Now())
+	}
+	parent, ok := s.live(x.Parent)
+	if !ok || parent.Parent != "" || x.Host == "" {
 		return hub.Session{}, false
 	}
-	if x.Parent != "" {
-		if _, ok := s.live(x.Parent); !ok {
-			return hub.Session{}, false
-		}
-	}
-	return x, true
+	x = x.Under(parent)
+	return x, x.Live(time.Now())
 }
 
 // CreateSession implements [hub.SessionStore].
@@ -39,8 +43,8 @@ func (s *Store) CreateSession(ctx context.Context, x hub.Session) error {
 	return s.do(ctx, op, func() error {
 		ended := !x.Live(time.Now())
 		if x.Parent != "" {
-			_, ok := s.live(x.Parent)
-			ended = ended || !ok
+			parent, ok := s.live(x.Parent)
+			ended = ended || !ok || parent.Parent != ""
 		} else {
 			for _, t := range tombsOf(x) {
 				at, ok := s.tombs[t]
@@ -69,14 +73,34 @@ func (s *Store) Session(ctx context.Context, h hub.SecretHash) (found hub.Sessio
 	return found, err
 }
 
-// UpdateSession implements [hub.SessionStore].
-func (s *Store) UpdateSession(ctx context.Context, x hub.Session) error {
-	const op = "UpdateSession"
+// TouchSession implements [hub.SessionStore].
+func (s *Store) TouchSession(ctx context.Context, h hub.SecretHash, at time.Time) error {
+	const op = "TouchSession"
 	return s.do(ctx, op, func() error {
-		if _, ok := s.live(x.Hash); !ok || !x.Live(time.Now()) {
+		x, ok := s.live(h)
+		if !ok || x.Parent != "" {
 			return notFound(op)
 		}
-		s.sessions[x.Hash] = copied(x)
+		if at.After(x.LastSeen) {
+			x.LastSeen = at
+			s.sessions[h] = copied(x)
+		}
+		return nil
+	})
+}
+
+// UpdateSession implements [hub.SessionUpdater].
+func (s *Store) UpdateSession(ctx context.Context, h hub.SecretHash, change func(*hub.Session)) error {
+	const op = "UpdateSession"
+	return s.do(ctx, op, func() error {
+		x, ok := s.live(h)
+		if !ok || x.Parent != "" {
+			return notFound(op)
+		}
+		changed := copied(x)
+		change(&changed)
+		x.Groups, x.Admin, x.Tokens = changed.Groups, changed.Admin, changed.Tokens
+		s.sessions[h] = copied(x)
 		return nil
 	})
 }
@@ -89,11 +113,10 @@ func (s *Store) EndSessions(ctx context.Context, q hub.SessionQuery) (ended []hu
 			return hub.Errorf(hub.Internal, op, "the query names nothing")
 		}
 		s.bury(q)
-		for h, x := range s.sessions {
-			if _, ok := s.live(h); !ok || !matches(x, q) {
-				continue
+		for h := range s.sessions {
+			if x, ok := s.live(h); ok && q.Matches(x) {
+				ended = append(ended, s.end(h)...)
 			}
-			ended = append(ended, s.end(h)...)
 		}
 		return nil
 	})
@@ -102,12 +125,15 @@ func (s *Store) EndSessions(ctx context.Context, q hub.SessionQuery) (ended []hu
 
 // bury leaves the tombstone of a query by identity.
 func (s *Store) bury(q hub.SessionQuery) {
-	switch {
-	case q.Identity.Issuer == "":
-	case q.SID != "":
-		s.tombs[tomb{issuer: q.Identity.Issuer, sid: q.SID}] = time.Now()
-	case q.Identity.Subject != "":
-		s.tombs[tomb{issuer: q.Identity.Issuer, subject: q.Identity.Subject}] = time.Now()
+	id := q.Identity
+	if id.Issuer == "" {
+		return
+	}
+	if q.SID != "" {
+		s.tombs[tomb{issuer: id.Issuer, sid: q.SID}] = time.Now()
+	}
+	if id.Subject != "" {
+		s.tombs[tomb{issuer: id.Issuer, subject: id.Subject, nameless: q.SID != ""}] = time.Now()
 	}
 }
 
@@ -124,16 +150,6 @@ func (s *Store) end(h hub.SecretHash) []hub.SecretHash {
 	}
 	s.tell(hub.Event{Kind: hub.SessionsEnded, Sessions: ended})
 	return ended
-}
-
-func matches(x hub.Session, q hub.SessionQuery) bool {
-	if q.Hash == "" && x.Parent != "" {
-		return false // it ends with its parent
-	}
-	return (q.Hash == "" || x.Hash == q.Hash) && (q.User.IsZero() || x.User == q.User) &&
-		(q.Identity.Issuer == "" || x.Identity.Issuer == q.Identity.Issuer) &&
-		(q.Identity.Subject == "" || x.Identity.Subject == q.Identity.Subject) &&
-		(q.SID == "" || x.SID == q.SID) && (q.Except == "" || x.Hash != q.Except)
 }
 
 // Sessions implements [hub.SessionStore]; sessions of notebook hosts are not among them.

@@ -14,6 +14,7 @@ import (
 // FullStore keeps every store contract, as [Store] and Redis do.
 type FullStore interface {
 	hub.SessionStore
+	hub.SessionUpdater
 	hub.TicketStore
 	hub.UserStore
 	hub.TokenStore
@@ -30,7 +31,7 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 		s, _ := open(tb)
 		return s
 	}
-	t.Run("sessions", func(t *testing.T) { Sessions(t, func(tb testing.TB) hub.SessionStore { return one(tb) }) })
+	t.Run("sessions", func(t *testing.T) { Sessions(t, func(tb testing.TB) SessionStore { return one(tb) }) })
 	t.Run("tickets", func(t *testing.T) { Tickets(t, func(tb testing.TB) TicketSessionStore { return one(tb) }) })
 	t.Run("users", func(t *testing.T) { Users(t, func(tb testing.TB) hub.UserStore { return one(tb) }) })
 	t.Run("tokens", func(t *testing.T) { Tokens(t, func(tb testing.TB) hub.TokenStore { return one(tb) }) })
@@ -51,7 +52,10 @@ func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
 	}{
 		{"CreateSession", func(ctx context.Context) error { return s.CreateSession(ctx, x) }},
 		{"Session", func(ctx context.Context) error { _, err := s.Session(ctx, x.Hash); return err }},
-		{"UpdateSession", func(ctx context.Context) error { return s.UpdateSession(ctx, x) }},
+		{"TouchSession", func(ctx context.Context) error { return s.TouchSession(ctx, x.Hash, time.Now()) }},
+		{"UpdateSession", func(ctx context.Context) error {
+			return s.UpdateSession(ctx, x.Hash, func(x *hub.Session) { x.Admin = true })
+		}},
 		{"Sessions", func(ctx context.Context) error { _, err := collect(s.Sessions(ctx)); return err }},
 		{"PutTicket", func(ctx context.Context) error {
 			return s.PutTicket(ctx, "calls", hub.Ticket{Parent: x.Hash}, time.Hour)

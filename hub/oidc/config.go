@@ -28,7 +28,7 @@ type Config struct {
 	Providers []ProviderConfig
 	Origins   hub.Origins
 	Keyring   *hub.Keyring
-	Sessions  hub.SessionStore
+	Sessions  SessionStore
 	Tickets   hub.TicketStore
 	Users     hub.UserStore
 	Bindings  hub.Bindings // beside the homes; nil: the user store alone keeps them
@@ -42,6 +42,12 @@ type Config struct {
 	ClientAddr  func(*http.Request) string // the browser's address; nil: the peer's
 	Logger      *slog.Logger
 	Now         func() time.Time // nil: time.Now
+}
+
+// SessionStore is what signing in and refreshing do with sessions.
+type SessionStore interface {
+	hub.SessionStore
+	hub.SessionUpdater
 }
 
 // ProviderConfig is one provider.

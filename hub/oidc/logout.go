@@ -111,32 +111,17 @@ func (a *Auth) takeLogout(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// endAt ends the sessions of a subject or of a provider session. A provider that names the session
-// at sign-out but not at sign-in means all that we can't tell apart.
+// endAt ends the sessions of a subject or of a provider session, those under way too. A provider that
+// names the session at sign-out but not at sign-in means all that we can't tell apart, which is for
+// the store to find (see hub.SessionQuery).
 func (a *Auth) endAt(ctx context.Context, p *provider, subject, sid string) (int, error) {
-	identity := hub.Identity{Issuer: p.cfg.Issuer, Subject: subject}
 	// The logout token counts once, so a store that stumbles is asked again here, not by the provider.
 	var hashes []hub.SecretHash
 	err := retry(ctx, func() (err error) {
-		hashes, err = a.cfg.Sessions.EndSessions(ctx, hub.SessionQuery{Identity: identity, SID: sid})
+		hashes, err = a.cfg.Sessions.EndSessions(ctx, hub.SessionQuery{Identity: hub.Identity{Issuer: p.cfg.Issuer, Subject: subject}, SID: sid})
 		return err
 	})
-	if err != nil || len(hashes) > 0 || subject == "" || sid == "" {
-		return len(hashes), err
-	}
-	n := 0
-	for s, err := range a.cfg.Sessions.Sessions(ctx) {
-		if err != nil {
-			return n, err
-		}
-		if s.Identity == identity && s.SID == "" {
-			if _, err := a.cfg.Sessions.EndSessions(ctx, hub.SessionQuery{Hash: s.Hash}); err != nil {
-				return n, err
-			}
-			n++
-		}
-	}
-	return n, nil
+	return len(hashes), err
 }
 
 func retry(ctx context.Context, do func() error) error {

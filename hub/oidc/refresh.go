@@ -149,6 +149,9 @@ func (a *Auth) refresh(ctx context.Context, s due) error {
 	}
 	token, err := s.p.renew(ctx, d, s.tokens.Refresh)
 	if errors.Is(err, errRevoked) {
+		if changed, err := a.refreshedMeanwhile(ctx, s); err != nil || changed {
+			return err
+		}
 		return a.signOut(ctx, s, hub.SessionQuery{Hash: s.Hash}, "the provider ended it")
 	}
 	if err != nil {
@@ -174,28 +177,38 @@ func (a *Auth) refresh(ctx context.Context, s due) error {
 		return a.signOut(ctx, s, hub.SessionQuery{Identity: s.Identity}, err.Error())
 	}
 	if err == nil && s.Admin && !user.Admin {
-		// The notebooks' sessions were copied from this one: with it, all that an administrator could open closes.
+		// With the session, all that an administrator could open closes at once.
 		return a.signOut(ctx, s, hub.SessionQuery{Hash: s.Hash}, "no longer an administrator")
 	}
-	return errors.Join(err, a.change(ctx, s.Hash, func(o *hub.Session) {
+	kept := a.cfg.Sessions.UpdateSession(ctx, s.Hash, func(o *hub.Session) {
+		if have, ok := a.openTokens(*o); ok && have.Refreshed.After(tokens.Refreshed) {
+			return // another hub, that lost its lease or took ours, was told later than we
+		}
 		o.Tokens = a.sealTokens(o.Hash, tokens)
 		if err == nil {
 			o.Groups, o.Admin = user.Groups, user.Admin
 		}
-	}))
+	})
+	return errors.Join(err, nilIfGone(kept))
 }
 
-// change rewrites what is kept of a session; one that ended meanwhile stays ended.
-func (a *Auth) change(ctx context.Context, h hub.SecretHash, do func(*hub.Session)) error {
-	s, err := a.cfg.Sessions.Session(ctx, h)
-	if err == nil {
-		do(&s)
-		err = a.cfg.Sessions.UpdateSession(ctx, s)
-	}
+// nilIfGone makes nothing of a session's having ended meanwhile: it stays ended.
+func nilIfGone(err error) error {
 	if hub.KindOf(err) == hub.NotFound {
 		return nil
 	}
 	return err
+}
+
+// refreshedMeanwhile tells whether the refresh token that the provider takes no longer is one that
+// another hub exchanged for its successor, or the session is over.
+func (a *Auth) refreshedMeanwhile(ctx context.Context, s due) (bool, error) {
+	now, err := a.cfg.Sessions.Session(ctx, s.Hash)
+	if err != nil {
+		return hub.KindOf(err) == hub.NotFound, nilIfGone(err)
+	}
+	t, ok := a.openTokens(now)
+	return ok && t.Refresh != s.tokens.Refresh, nil
 }
 
 func (a *Auth) signOut(ctx context.Context, s due, q hub.SessionQuery, why string) error {

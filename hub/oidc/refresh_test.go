@@ -176,7 +176,7 @@ func TestRunEnds(t *testing.T) {
 }
 
 // nothing is a store without sessions.
-type nothing struct{ hub.SessionStore }
+type nothing struct{ SessionStore }
 
 func (nothing) Sessions(context.Context) iter.Seq2[hub.Session, error] {
 	return func(func(hub.Session, error) bool) {}

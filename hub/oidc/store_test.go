@@ -15,7 +15,7 @@ import (
 
 // stores is what sign-in writes to. It counts the writes.
 type stores interface {
-	hub.SessionStore
+	SessionStore
 	hub.TicketStore
 	hub.UserStore
 	hub.Leases
@@ -41,9 +41,14 @@ func (c *counted) CreateSession(ctx context.Context, s hub.Session) error {
 	return c.stores.CreateSession(ctx, s)
 }
 
-func (c *counted) UpdateSession(ctx context.Context, s hub.Session) error {
+func (c *counted) TouchSession(ctx context.Context, h hub.SecretHash, at time.Time) error {
 	c.writes.Add(1)
-	return c.stores.UpdateSession(ctx, s)
+	return c.stores.TouchSession(ctx, h, at)
+}
+
+func (c *counted) UpdateSession(ctx context.Context, h hub.SecretHash, change func(*hub.Session)) error {
+	c.writes.Add(1)
+	return c.stores.UpdateSession(ctx, h, change)
 }
 
 func (c *counted) EndSessions(ctx context.Context, q hub.SessionQuery) ([]hub.SecretHash, error) {

@@ -38,8 +38,8 @@ func used(t *testing.T, s *Store) (secrets map[string]string) {
 		c := x
 		c.Hash, c.Parent, c.Host, c.Tokens = fresh(user+"'s notebook session"), x.Hash, user+".example.org", nil
 		must(t, s.CreateSession(ctx, c))
-		x.LastSeen = time.Now()
-		must(t, s.UpdateSession(ctx, x))
+		must(t, s.TouchSession(ctx, x.Hash, time.Now()))
+		must(t, s.UpdateSession(ctx, x.Hash, func(x *hub.Session) { x.Groups = []string{"staff"} }))
 		for _, state := range []string{"waiting", "taken"} {
 			h := fresh(user + "'s ticket, " + state)
 			must(t, s.PutTicket(ctx, h, hub.Ticket{Parent: x.Hash, Host: c.Host, Browser: fresh(user + "'s browser, " + state), Next: "/lab"}, time.Minute))
@@ -94,7 +94,7 @@ func contents(t *testing.T, c *redis.Client, key string) string {
 
 // Kinds of keys, by whether each ends by itself.
 var (
-	ending  = []string{"session", "child", "ticket", "once", "lease", "tomb", "sessions", "by-user", "by-identity", "by-sid", "children"}
+	ending  = []string{"session", "seen", "child", "ticket", "once", "lease", "tomb", "sessions", "by-user", "by-identity", "by-sid", "children"}
 	staying = []string{"user", "users", "tokens", "token-ends", "server", "servers", "generation", "route", "routes", "activity", "schema"}
 	either  = []string{"token"} // as its owner wished
 )

@@ -81,6 +81,50 @@ func TestIndexesLastAsLongAsWhatTheyFind(t *testing.T) {
 	}
 }
 
+// TestSignInDropsSessionsThatWentUnused: a session's record is there until its absolute end, unless
+// somebody comes across it. Its person does.
+func TestSignInDropsSessionsThatWentUnused(t *testing.T) {
+	r := startMini(t)
+	s := openStore(t, Config{URL: "redis://" + r.Addr()})
+	used := session("alice")
+	must(t, s.CreateSession(t.Context(), used))
+	var unused []hub.Session
+	for range 5 {
+		x := session("alice")
+		x.Idle = 300 * time.Millisecond
+		must(t, s.CreateSession(t.Context(), x))
+		unused = append(unused, x)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		left := 0
+		for _, x := range unused {
+			if r.Exists(s.key("seen", string(x.Hash))) {
+				left++
+			}
+		}
+		if left == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d are in use still", left)
+		}
+	}
+	must(t, s.CreateSession(t.Context(), session("alice")))
+	for _, x := range unused {
+		if r.Exists(s.sessionKey(x)) {
+			t.Errorf("%s is kept", x.Hash)
+		}
+	}
+	if _, err := s.Session(t.Context(), used.Hash); err != nil {
+		t.Error(err)
+	}
+	for _, index := range s.indexes(used) {
+		if members, err := r.ZMembers(index); err != nil || len(members) != 2 {
+			t.Errorf("%s names %d sessions, want 2: %v", index, len(members), err)
+		}
+	}
+}
+
 func TestListingDropsSessionsThatWentUnused(t *testing.T) {
 	r := startMini(t)
 	s := openStore(t, Config{URL: "redis://" + r.Addr()})
@@ -98,6 +142,9 @@ func TestListingDropsSessionsThatWentUnused(t *testing.T) {
 		members, err := r.ZMembers(s.key("sessions"))
 		must(t, err)
 		if n == 1 && len(members) == 1 {
+			if r.Exists(s.sessionKey(x)) {
+				t.Error("its record is kept")
+			}
 			break
 		}
 		if time.Now().After(end) {

@@ -80,7 +80,7 @@ func (s *Store) DeleteUser(ctx context.Context, name hub.UserName) error {
 
 // Users implements [hub.UserStore].
 func (s *Store) Users(ctx context.Context) iter.Seq2[hub.User, error] {
-	return list[hub.User](ctx, s, "list users", s.key("users"), "user", nil)
+	return list[hub.User](ctx, s, "list users", s.key("users"), "user")
 }
 
 // createToken: KEYS token, tokens, token-ends; ARGV value, ttl ms (0: endless), id, hash, end ms,
@@ -164,7 +164,7 @@ func (s *Store) Tokens(ctx context.Context, user hub.UserName) iter.Seq2[hub.Tok
 			yield(hub.Token{}, s.fail(op, err))
 			return
 		}
-		for t, err := range values[hub.Token](ctx, s, op, hashes, "token", nil) {
+		for t, err := range values[hub.Token](ctx, s, op, hashes, "token") {
 			if err == nil && !t.Live(time.Now()) {
 				continue
 			}

@@ -4,6 +4,7 @@ package redisstore
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -66,10 +67,7 @@ func TestProxyRights(t *testing.T) {
 		must(t, err)
 		child, err := proxys.Session(ctx, hash("alice's notebook session"))
 		must(t, err)
-		for _, x := range []hub.Session{parent, child} {
-			x.LastSeen = time.Now()
-			must(t, proxys.UpdateSession(ctx, x))
-		}
+		must(t, proxys.TouchSession(ctx, parent.Hash, time.Now()))
 		ticket, err := proxys.TakeTicket(ctx, hash("alice's ticket, waiting"))
 		must(t, err)
 		entered := child
@@ -98,27 +96,30 @@ func TestProxyRights(t *testing.T) {
 		hear(t, events, hub.SessionsEnded)
 	})
 
+	standing := session("carol")
+	must(t, hubs.CreateSession(ctx, standing))
 	t.Run("are no more", func(t *testing.T) {
 		for name, call := range map[string]func() error{
-			"make people":     func() error { _, err := proxys.BindUser(ctx, hub.User{Name: session("mallory").User}); return err },
-			"rebind people":   func() error { return proxys.Rebind(ctx, hub.User{Name: alice, Admin: true}) },
-			"forget people":   func() error { return proxys.DeleteUser(ctx, alice) },
-			"make tokens":     func() error { return proxys.CreateToken(ctx, hub.Token{ID: "x", Hash: "x", User: alice}) },
-			"revoke tokens":   func() error { return proxys.DeleteToken(ctx, alice, "endless") },
-			"read servers":    func() error { _, err := proxys.Server(ctx, key); return err },
-			"write servers":   func() error { _, err := proxys.PutServer(ctx, hub.Server{Key: key}); return err },
-			"count starts":    func() error { _, err := proxys.NextGeneration(ctx, key, 0); return err },
-			"publish routes":  func() error { return proxys.PutRoute(ctx, hub.Route{Key: key, Generation: 99}) },
-			"remove routes":   func() error { return proxys.DeleteRoute(ctx, key, 99) },
-			"take leases":     func() error { _, err := proxys.Acquire(ctx, "x", time.Minute); return err },
-			"use up sign-ins": func() error { _, err := proxys.Once(ctx, "x", time.Minute); return err },
-			"sign people out": func() error { _, err := proxys.EndSessions(ctx, hub.SessionQuery{User: alice}); return err },
-			"list sessions":   func() error { return first(proxys.Sessions(ctx)) },
-			"list people":     func() error { return first(proxys.Users(ctx)) },
-			"list servers":    func() error { return first(proxys.Servers(ctx)) },
-			"list tokens":     func() error { return first(proxys.Tokens(ctx, alice)) },
-			"make hub sessions": func() error {
-				return proxys.CreateSession(ctx, session("mallory"))
+			"make people":       func() error { _, err := proxys.BindUser(ctx, hub.User{Name: session("mallory").User}); return err },
+			"rebind people":     func() error { return proxys.Rebind(ctx, hub.User{Name: alice, Admin: true}) },
+			"forget people":     func() error { return proxys.DeleteUser(ctx, alice) },
+			"make tokens":       func() error { return proxys.CreateToken(ctx, hub.Token{ID: "x", Hash: "x", User: alice}) },
+			"revoke tokens":     func() error { return proxys.DeleteToken(ctx, alice, "endless") },
+			"read servers":      func() error { _, err := proxys.Server(ctx, key); return err },
+			"write servers":     func() error { _, err := proxys.PutServer(ctx, hub.Server{Key: key}); return err },
+			"count starts":      func() error { _, err := proxys.NextGeneration(ctx, key, 0); return err },
+			"publish routes":    func() error { return proxys.PutRoute(ctx, hub.Route{Key: key, Generation: 99}) },
+			"remove routes":     func() error { return proxys.DeleteRoute(ctx, key, 99) },
+			"take leases":       func() error { _, err := proxys.Acquire(ctx, "x", time.Minute); return err },
+			"use up sign-ins":   func() error { _, err := proxys.Once(ctx, "x", time.Minute); return err },
+			"sign people out":   func() error { _, err := proxys.EndSessions(ctx, hub.SessionQuery{User: alice}); return err },
+			"list sessions":     func() error { return first(proxys.Sessions(ctx)) },
+			"list people":       func() error { return first(proxys.Users(ctx)) },
+			"list servers":      func() error { return first(proxys.Servers(ctx)) },
+			"list tokens":       func() error { return first(proxys.Tokens(ctx, alice)) },
+			"make hub sessions": func() error { return proxys.CreateSession(ctx, session("mallory")) },
+			"change hub sessions": func() error {
+				return proxys.UpdateSession(ctx, standing.Hash, func(x *hub.Session) { x.Admin = true })
 			},
 		} {
 			if err := call(); err == nil || !strings.Contains(err.Error(), "permission") {
@@ -129,7 +130,7 @@ func TestProxyRights(t *testing.T) {
 			"KEYS *", "SCAN 0", "RANDOMKEY", "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN", "ACL LIST", "ACL WHOAMI",
 			"MONITOR", "REPLICAOF 127.0.0.1 1", "MODULE LIST", "SAVE", "BGSAVE", "BGREWRITEAOF", "SCRIPT FLUSH", "SCRIPT KILL", "FUNCTION LIST", "INFO", "DBSIZE", "CLIENT LIST", "CLIENT PAUSE 1", "CLIENT KILL TYPE pubsub",
 			"PUBLISH carrel:private:events x", "SUBSCRIBE other", "PSUBSCRIBE *", "GET carrel:other:user:alice", "SET carrel:private:user:alice x", "SET other x",
-			"DEL carrel:private:users", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
+			"DEL carrel:private:users", "GET carrel:private:tomb:x", "ZADD carrel:private:routes 0 x", "SET carrel:private:session:x y", "GETDEL carrel:private:session:x", "PEXPIRE carrel:private:session:x 1", "ZADD carrel:private:sessions 1 x", "DEL carrel:private:seen:x", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
 		} {
 			var args []any
 			for _, word := range strings.Fields(command) {
@@ -146,7 +147,71 @@ func TestProxyRights(t *testing.T) {
 	})
 }
 
-func first[T any](list func(func(T, error) bool)) (err error) {
-	list(func(_ T, e error) bool { err = e; return false })
-	return err
+// TestProxyForges: what a proxy that was taken over writes where it may makes nobody anybody else, and
+// brings nobody back who was signed out.
+func TestProxyForges(t *testing.T) {
+	hubs, proxys, raw := private(t)
+	ctx := t.Context()
+	x := session("alice")
+	x.Idle = time.Minute
+	must(t, hubs.CreateSession(ctx, x))
+	admin := session("root")
+	admin.Admin = true
+	write := func(kind string, h hub.SecretHash, value string) {
+		t.Helper()
+		must(t, raw.Set(ctx, "carrel:private:"+kind+":"+string(h), value, time.Hour).Err())
+	}
+	forgery := func(change func(*hub.Session)) string {
+		f := admin
+		change(&f)
+		return encode(f)
+	}
+	far := fmt.Sprintf("%d 0 %d", time.Now().Add(time.Hour).UnixMicro(), time.Now().AddDate(1, 0, 0).UnixMilli())
+	for name, value := range map[string]string{
+		"a session of nobody's": forgery(func(f *hub.Session) { f.Parent, f.Host = "", "alice.example.org" }),
+		"a session of no host":  forgery(func(f *hub.Session) { f.Parent = x.Hash }),
+		"a child of no session": forgery(func(f *hub.Session) { f.Parent, f.Host = "unknown", "alice.example.org" }),
+		"a child of itself":     `{"parent":"h","host":"alice.example.org"}`,
+		"something else":        `[]`,
+		"what is no JSON":       `{`,
+		"a child with a long life": forgery(func(f *hub.Session) {
+			f.Parent, f.Host, f.Expires = x.Hash, "alice.example.org", f.Expires.AddDate(1, 0, 0)
+		}),
+	} {
+		write("child", "h", value)
+		write("seen", "h", far)
+		for who, s := range map[string]*Store{"the hub": hubs, "a proxy": proxys} {
+			got, err := s.Session(ctx, "h")
+			if err == nil && (got.User != x.User || got.Admin || got.Host != "alice.example.org" || got.Parent != x.Hash || got.Expires.After(x.Expires)) {
+				t.Errorf("%s: %s finds %+v", name, who, got)
+			}
+			if found := name == "a child with a long life"; found != (err == nil) {
+				t.Errorf("%s: %s finds it: %v", name, who, err)
+			}
+		}
+	}
+	for _, value := range []string{"", "x", "1", "99999999999999999999999 0 0", far} {
+		write("seen", x.Hash, value)
+		got, err := hubs.Session(ctx, x.Hash)
+		if err == nil && (got.Admin || got.User != x.User || !got.Expires.Equal(x.Expires)) {
+			t.Errorf("last used %q: %+v", value, got)
+		}
+		if err := hubs.TouchSession(ctx, x.Hash, time.Now()); err != nil && hub.KindOf(err) != hub.NotFound {
+			t.Errorf("last used %q: %v", value, err)
+		}
+	}
+	ended, err := hubs.EndSessions(ctx, hub.SessionQuery{User: x.User})
+	must(t, err)
+	if len(ended) != 1 {
+		t.Errorf("%v ended", ended)
+	}
+	write("seen", x.Hash, far)
+	for _, h := range []hub.SecretHash{x.Hash, "h"} {
+		if _, err := hubs.Session(ctx, h); hub.KindOf(err) != hub.NotFound {
+			t.Errorf("%s is back: %v", h, err)
+		}
+	}
+	for y, err := range hubs.Sessions(ctx) {
+		t.Errorf("listed: %v, %v", y, err)
+	}
 }

@@ -100,7 +100,7 @@ func (s *Store) NextGeneration(ctx context.Context, key hub.ServerKey, least hub
 // Servers implements [hub.ServerStore].
 func (s *Store) Servers(ctx context.Context) iter.Seq2[hub.Server, error] {
 	return func(yield func(hub.Server, error) bool) {
-		for v, err := range list[storedServer](ctx, s, "list servers", s.key("servers"), "server", nil) {
+		for v, err := range list[storedServer](ctx, s, "list servers", s.key("servers"), "server") {
 			if !yield(v.Server, err) {
 				return
 			}
@@ -156,7 +156,7 @@ func (s *Store) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Genera
 // Routes implements [hub.RouteStore].
 func (s *Store) Routes(ctx context.Context) iter.Seq2[hub.Route, error] {
 	return func(yield func(hub.Route, error) bool) {
-		for v, err := range list[storedRoute](ctx, s, "list routes", s.key("routes"), "route", nil) {
+		for v, err := range list[storedRoute](ctx, s, "list routes", s.key("routes"), "route") {
 			if !yield(v.Route, err) {
 				return
 			}

@@ -18,8 +18,12 @@ func (s *several) Session(ctx context.Context, h hub.SecretHash) (hub.Session, e
 	return s.pick().Session(ctx, h)
 }
 
-func (s *several) UpdateSession(ctx context.Context, x hub.Session) error {
-	return s.pick().UpdateSession(ctx, x)
+func (s *several) TouchSession(ctx context.Context, h hub.SecretHash, at time.Time) error {
+	return s.pick().TouchSession(ctx, h, at)
+}
+
+func (s *several) UpdateSession(ctx context.Context, h hub.SecretHash, change func(*hub.Session)) error {
+	return s.pick().UpdateSession(ctx, h, change)
 }
 
 func (s *several) EndSessions(ctx context.Context, q hub.SessionQuery) ([]hub.SecretHash, error) {

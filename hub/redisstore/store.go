@@ -7,6 +7,14 @@
 // script that makes the change, so no change goes untold. It refuses to own meaning: what a
 // session may do is the hub's. Errors are translated here: NotFound, Conflict, or Unavailable for
 // a Redis that can't be reached, loads, or is read-only.
+//
+// The layout is also where a proxy's rights end, as its user on the private Redis has them: it reads
+// a hub session's record and can't write one. When a session was last used is a key of its own, and
+// a notebook host's session another kind of key, which names a live hub session and a host and no
+// more, so that neither makes anybody an administrator or undoes a sign-out. A proxy that was taken
+// over can still act as whoever is signed in and passes through it, as it sees their cookies anyway,
+// and, of hub sessions whose hash it knows, make notebook sessions, put off the end by disuse (to the
+// absolute one at most), or have it come at once.
 package redisstore
 
 import (
@@ -50,14 +58,15 @@ type Store struct {
 }
 
 var (
-	_ hub.SessionStore = (*Store)(nil)
-	_ hub.TicketStore  = (*Store)(nil)
-	_ hub.UserStore    = (*Store)(nil)
-	_ hub.TokenStore   = (*Store)(nil)
-	_ hub.ServerStore  = (*Store)(nil)
-	_ hub.RouteStore   = (*Store)(nil)
-	_ hub.Leases       = (*Store)(nil)
-	_ hub.Events       = (*Store)(nil)
+	_ hub.SessionStore   = (*Store)(nil)
+	_ hub.SessionUpdater = (*Store)(nil)
+	_ hub.TicketStore    = (*Store)(nil)
+	_ hub.UserStore      = (*Store)(nil)
+	_ hub.TokenStore     = (*Store)(nil)
+	_ hub.ServerStore    = (*Store)(nil)
+	_ hub.RouteStore     = (*Store)(nil)
+	_ hub.Leases         = (*Store)(nil)
+	_ hub.Events         = (*Store)(nil)
 )
 
 const (
@@ -222,8 +231,8 @@ func get[T any](ctx context.Context, s *Store, op, key string) (T, error) {
 const pageSize = 200
 
 // list yields the values of kind that an index names, in the index's order. Values and their index
-// change in one step, so a member without a value is one that ended; over, where given, is told.
-func list[T any](ctx context.Context, s *Store, op, index, kind string, over func(members []string)) iter.Seq2[T, error] {
+// change in one step, so a member without a value is one that ended.
+func list[T any](ctx context.Context, s *Store, op, index, kind string) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		members, err := s.rdb.ZRange(ctx, index, 0, -1).Result()
 		if err != nil {
@@ -231,12 +240,12 @@ func list[T any](ctx context.Context, s *Store, op, index, kind string, over fun
 			yield(zero, s.fail(op, err))
 			return
 		}
-		values[T](ctx, s, op, members, kind, over)(yield)
+		values[T](ctx, s, op, members, kind)(yield)
 	}
 }
 
 // values yields those values of kind that are there, reading them in pages.
-func values[T any](ctx context.Context, s *Store, op string, members []string, kind string, over func(members []string)) iter.Seq2[T, error] {
+func values[T any](ctx context.Context, s *Store, op string, members []string, kind string) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
 		for page := range slices.Chunk(members, pageSize) {
@@ -249,19 +258,14 @@ func values[T any](ctx context.Context, s *Store, op string, members []string, k
 				yield(zero, s.fail(op, err))
 				return
 			}
-			var gone []string
-			for i, raw := range found {
+			for _, raw := range found {
 				text, ok := raw.(string)
 				if !ok {
-					gone = append(gone, page[i])
 					continue
 				}
 				if v, err := decode[T](op, text); !yield(v, err) || err != nil {
 					return
 				}
-			}
-			if over != nil && len(gone) > 0 {
-				over(gone)
 			}
 		}
 	}

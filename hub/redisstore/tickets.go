@@ -29,10 +29,10 @@ func (s *Store) TakeTicket(ctx context.Context, h hub.SecretHash) (hub.Ticket, e
 	if err != nil {
 		return hub.Ticket{}, err
 	}
-	switch n, err := s.rdb.Exists(ctx, s.key("session", string(t.Parent))).Result(); {
+	switch n, err := s.rdb.Exists(ctx, s.recordKeys(t.Parent)...).Result(); {
 	case err != nil:
 		return hub.Ticket{}, s.fail(op, err)
-	case n == 0:
+	case n < 2:
 		return hub.Ticket{}, notFound(op, "ticket")
 	}
 	return t, nil

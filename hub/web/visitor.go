@@ -90,8 +90,7 @@ const pollHeader = "X-Carrel-Poll"
 // touch records, at most once a minute, that the session is in use.
 func (w *Web) touch(ctx context.Context, s hub.Session) {
 	if now := time.Now(); now.Sub(s.LastSeen) > time.Minute {
-		s.LastSeen = now
-		_ = w.cfg.Sessions.UpdateSession(ctx, s) // the next page's comes again
+		_ = w.cfg.Sessions.TouchSession(ctx, s.Hash, now) // the next page's comes again
 	}
 }
 

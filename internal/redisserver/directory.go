@@ -92,22 +92,24 @@ timeout 0
 }
 
 // users are the ACL: nobody without a name; the hub everything but what could end or rewire the
-// server beyond its use; the proxy only what carrying requests takes: read people, tokens and
-// routes, take tickets, open and touch sessions, record activity, hear events. Of CLIENT it has
-// nothing that shows or touches others' connections (what an older Redis does not know can't be named).
+// server beyond its use; the proxy only what carrying requests takes: read people, tokens, routes and
+// sessions, take tickets, open sessions of notebook hosts, record activity and use, hear events.
+// Package redisstore tells what each key is, and what a proxy can still do with these. Of CLIENT it
+// has nothing that shows or touches others' connections (what an older Redis does not know can't be
+// named).
 func (s *Server) users() string {
 	p := s.cfg.Prefix
 	var keys strings.Builder
-	for _, k := range []string{"user:*", "token:*", "route:*", "tomb:*"} {
+	for _, k := range []string{"user:*", "token:*", "route:*", "routes", "session:*"} {
 		keys.WriteString(" %R~" + p + k)
 	}
-	for _, k := range []string{"session:*", "child:*", "children:*", "ticket:*", "routes", "activity"} {
+	for _, k := range []string{"seen:*", "child:*", "children:*", "ticket:*", "activity"} {
 		keys.WriteString(" ~" + p + k)
 	}
 	// Nobody signs in as default, but Redis itself is it while it reads its append-only file: without
 	// rights, every transaction in there would be dropped.
 	return "user default off resetpass ~* &* +@all\n" +
 		"user hub on >" + s.cfg.Hub.Reveal() + " ~* &* +@all -debug -replicaof -slaveof -module -acl\n" +
-		"user proxy on >" + s.cfg.Proxy.Reveal() + keys.String() + " &" + p + "events -@all +get +mget +getdel +set +exists +zadd +zrange +zrem +pttl +pexpire +del" +
+		"user proxy on >" + s.cfg.Proxy.Reveal() + keys.String() + " &" + p + "events -@all +get +mget +getdel +set +exists +zadd +zrange +zrem +pexpire" +
 		" +eval +evalsha +script|load +subscribe +unsubscribe +ping +hello +auth\n"
 }

@@ -86,9 +86,9 @@ func TestTheProxyMayServe(t *testing.T) {
 	child := session
 	child.Hash, child.Parent, child.Host = hub.RandomSecret().Hash(), session.Hash, "alice.localhost"
 	must("child session", p.CreateSession(ctx, child))
-	child.LastSeen = now.Add(time.Second)
-	must("touch", p.UpdateSession(ctx, child))
-	must("touch the hub's", p.UpdateSession(ctx, session))
+	_, err = p.Session(ctx, child.Hash)
+	must("find it", err)
+	must("touch", p.TouchSession(ctx, session.Hash, now.Add(time.Second)))
 	must("activity", p.RecordActivity(ctx, []hub.Activity{{Key: key, Last: now}}))
 	routes := 0
 	for _, err := range p.Routes(ctx) {
@@ -128,8 +128,8 @@ func TestTheProxyMayDoNothingElse(t *testing.T) {
 		"FLUSHALL", "FLUSHDB", "KEYS *", "SCAN 0", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "ACL LIST", "ACL SETUSER proxy +@all", "MODULE LIST", "REPLICAOF 127.0.0.1 1", "SAVE", "BGREWRITEAOF", "MONITOR",
 		"CLIENT LIST", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1000", "CLIENT UNPAUSE", "CLIENT NO-EVICT on", "CLIENT REPLY OFF", "INFO", "COMMAND DOCS", "FUNCTION LIST", "SCRIPT FLUSH", "SCRIPT KILL", "SWAPDB 0 1", "SELECT 1", "MIGRATE 127.0.0.1 1 k 0 1", "SLOWLOG GET", "LATENCY RESET", "PSUBSCRIBE *",
 		"SUBSCRIBE other", "PUBLISH carrel:test:events x",
-		"SET carrel:test:user:alice {}", "SET carrel:test:token:x {}", "SET carrel:test:route:alice {}", "DEL carrel:test:tomb:x", "GET carrel:test:server:alice", "SET carrel:test:server:alice {}", "GET carrel:test:lease:x", "GET carrel:test:schema", "GET other:key", "SET other:key x",
-		"EVAL return(redis.call('KEYS','*')) 0", "EVAL return(redis.call('SET','carrel:test:user:alice','{}')) 0", "EVAL return(redis.call('PUBLISH','carrel:test:events','x')) 0",
+		"SET carrel:test:user:alice {}", "SET carrel:test:token:x {}", "SET carrel:test:route:alice {}", "GET carrel:test:tomb:x", "SET carrel:test:session:x {}", "PEXPIRE carrel:test:session:x 1", "DEL carrel:test:session:x", "DEL carrel:test:child:x", "GET carrel:test:server:alice", "SET carrel:test:server:alice {}", "GET carrel:test:lease:x", "GET carrel:test:schema", "GET other:key", "SET other:key x",
+		"EVAL return(redis.call('KEYS','*')) 0", "EVAL return(redis.call('SET','carrel:test:user:alice','{}')) 0", "EVAL return(redis.call('SET','carrel:test:session:x','{}')) 0", "EVAL return(redis.call('PUBLISH','carrel:test:events','x')) 0",
 	} {
 		if err := do(t, c, command); !refused(err) {
 			t.Errorf("%s: %v", command, err)
