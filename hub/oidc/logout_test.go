@@ -166,18 +166,40 @@ func TestLogoutTokenCountsOnce(t *testing.T) {
 
 // TestLogoutDuringSignIn: the provider signs somebody out while their code is exchanged.
 func TestLogoutDuringSignIn(t *testing.T) {
-	is := newHostile(t)
-	h := newHub(t, nil, is.config())
-	token := is.logoutToken(nil)
-	is.tokens = func(map[string]any) {
-		if p := h.tell("main", token); p.status != http.StatusOK {
-			t.Errorf("%d %s", p.status, p.body)
-		}
+	for name, c := range map[string]struct {
+		sid     any // in the ID token
+		refused bool
+	}{
+		"of the session":              {"sid-1", true},
+		"sid known at sign-out alone": {missing, true},
+		"of another session":          {"sid-2", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := newHostile(t)
+			is.claims = func(m map[string]any) {
+				m["sid"] = c.sid
+				if c.sid == missing {
+					delete(m, "sid")
+				}
+			}
+			h := newHub(t, nil, is.config())
+			token := is.logoutToken(nil)
+			is.tokens = func(map[string]any) {
+				if p := h.tell("main", token); p.status != http.StatusOK {
+					t.Errorf("%d %s", p.status, p.body)
+				}
+			}
+			// The key set is fetched beforehand, as the issuer answers one thing at a time.
+			h.tell("main", url.Values{"logout_token": {signES256(t, is.key, "key-1", "logout+jwt", is.logoutClaims(map[string]any{"sub": "nobody", "sid": missing}))}})
+			b := newBrowser(t)
+			p := signInWith(h, is, b, "main")
+			if c.refused {
+				h.refused(b, p, http.StatusForbidden)
+			} else if _, ok := h.session(b); !ok {
+				t.Errorf("another browser's sign-out ended it: %d %s", p.status, p.body)
+			}
+		})
 	}
-	// The key set is fetched beforehand, as the issuer answers one thing at a time.
-	h.tell("main", url.Values{"logout_token": {signES256(t, is.key, "key-1", "logout+jwt", is.logoutClaims(map[string]any{"sub": "nobody", "sid": missing}))}})
-	b := newBrowser(t)
-	h.refused(b, signInWith(h, is, b, "main"), http.StatusForbidden)
 }
 
 // TestKeyFetchesAreFew: anybody can send tokens that name unknown keys.

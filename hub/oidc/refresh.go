@@ -180,7 +180,7 @@ func (a *Auth) refresh(ctx context.Context, s due) error {
 		// With the session, all that an administrator could open closes at once.
 		return a.signOut(ctx, s, hub.SessionQuery{Hash: s.Hash}, "no longer an administrator")
 	}
-	kept := a.cfg.Sessions.UpdateSession(ctx, s.Hash, func(o *hub.Session) {
+	change := func(o *hub.Session) {
 		if have, ok := a.openTokens(*o); ok && have.Refreshed.After(tokens.Refreshed) {
 			return // another hub, that lost its lease or took ours, was told later than we
 		}
@@ -188,7 +188,8 @@ func (a *Auth) refresh(ctx context.Context, s due) error {
 		if err == nil {
 			o.Groups, o.Admin = user.Groups, user.Admin
 		}
-	})
+	}
+	kept := retry(ctx, func() error { return a.cfg.Sessions.UpdateSession(ctx, s.Hash, change) })
 	return errors.Join(err, nilIfGone(kept))
 }
 

@@ -138,6 +138,62 @@ func TestRefreshByOne(t *testing.T) {
 	}
 }
 
+// TestRefreshedByTwo: a hub that was held up loses its lease, and another refreshes the same session.
+func TestRefreshedByTwo(t *testing.T) {
+	for name, c := range map[string]struct {
+		refused bool          // the provider takes a refresh token once
+		later   time.Duration // that the other's refresh is than ours
+		want    string        // whose refresh token is kept
+	}{
+		"ours is void":  {true, time.Second, "theirs"},
+		"ours is older": {false, time.Second, "theirs"},
+		"ours is newer": {false, -time.Second, "ours"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, is, b := refreshing(t, nil)
+			s, _ := h.session(b)
+			h.clock.advance(11 * time.Minute)
+			is.lie(func() {
+				is.claims = func(c map[string]any) { delete(c, "nonce") }
+				is.tokens = func(r map[string]any) {
+					theirs := tokenSet{Refresh: "theirs", Refreshed: h.clock.now().Add(c.later)}
+					if err := h.store.UpdateSession(t.Context(), s.Hash, func(o *hub.Session) { o.Tokens = h.auth.sealTokens(o.Hash, theirs) }); err != nil {
+						t.Error(err)
+					}
+					r["refresh_token"] = "ours"
+					if c.refused {
+						clear(r)
+						r["error"] = "invalid_grant"
+					}
+				}
+			})
+			h.round()
+			s, ok := h.session(b)
+			if !ok {
+				t.Fatal("the person was signed out")
+			}
+			if got, _ := h.auth.openTokens(s); got.Refresh != c.want {
+				t.Errorf("kept %q, want %q", got.Refresh, c.want)
+			}
+		})
+	}
+}
+
+// TestRefreshWhileTheStoreStumbles: the provider has voided the token of before by then.
+func TestRefreshWhileTheStoreStumbles(t *testing.T) {
+	h, is, b := refreshing(t, nil)
+	is.lie(func() {
+		is.claims = func(c map[string]any) { delete(c, "nonce") }
+		is.tokens = func(r map[string]any) { r["refresh_token"] = "rotated"; h.store.stumbles.Store(2) }
+	})
+	h.clock.advance(11 * time.Minute)
+	h.round()
+	s, _ := h.session(b)
+	if got, _ := h.auth.openTokens(s); got.Refresh != "rotated" || h.store.stumbles.Load() != 0 {
+		t.Errorf("kept %q; %d stumbles are left", got.Refresh, h.store.stumbles.Load())
+	}
+}
+
 // TestDownIsAskedOnce: with many sessions, a provider that is down is not asked for each.
 func TestDownIsAskedOnce(t *testing.T) {
 	h, is, b := refreshing(t, nil)

@@ -23,7 +23,8 @@ type stores interface {
 
 type counted struct {
 	stores
-	writes atomic.Int64
+	writes   atomic.Int64
+	stumbles atomic.Int64 // updates that fail from here on
 }
 
 func newStores(t testing.TB) *counted {
@@ -48,6 +49,10 @@ func (c *counted) TouchSession(ctx context.Context, h hub.SecretHash, at time.Ti
 
 func (c *counted) UpdateSession(ctx context.Context, h hub.SecretHash, change func(*hub.Session)) error {
 	c.writes.Add(1)
+	if c.stumbles.Load() > 0 {
+		c.stumbles.Add(-1)
+		return &hub.Error{Kind: hub.Unavailable, Op: "update session"}
+	}
 	return c.stores.UpdateSession(ctx, h, change)
 }
 
