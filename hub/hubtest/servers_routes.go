@@ -9,7 +9,7 @@ import (
 )
 
 func madeRoute(key hub.ServerKey, g hub.Generation) hub.Route {
-	return hub.Route{Key: key, UserID: "u", Generation: g, Endpoint: endpoint(fmt.Sprintf("http://10.0.0.%d:8888", g%250)), Auth: hub.AuthHub}
+	return hub.Route{Key: key, UserID: "u", Generation: g, Endpoint: endpoint(fmt.Sprintf("http://10.0.0.%d:8888", g%250))}
 }
 
 // Routes tests that a store keeps the contract of [hub.RouteStore].
@@ -34,7 +34,7 @@ func routePut(t *testing.T, s hub.RouteStore) {
 		ok(t, s.PutRoute(t.Context(), r))
 		same(t, all(t, s.Routes(t.Context())), []hub.Route{r})
 	}
-	r.Endpoint, r.Auth = endpoint("unix:///run/x.sock"), hub.AuthEdge // the same start may move
+	r.Endpoint = endpoint("unix:///run/x.sock") // the same start may move
 	ok(t, s.PutRoute(t.Context(), r))
 	same(t, all(t, s.Routes(t.Context())), []hub.Route{r})
 }
