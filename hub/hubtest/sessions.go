@@ -153,7 +153,7 @@ func sessionIdles(t *testing.T, s SessionStore) {
 
 func sessionUsed(t *testing.T, s SessionStore) {
 	x := madeSession("alice")
-	x.Idle = time.Second
+	x.Idle = 3 * time.Second // a busy machine may take long over the next lines
 	ok(t, s.CreateSession(t.Context(), x))
 	unused := x.LastSeen.Add(x.Idle)
 	ok(t, s.TouchSession(t.Context(), x.Hash, x.LastSeen.Add(time.Minute)))
@@ -167,10 +167,10 @@ func sessionUsed(t *testing.T, s SessionStore) {
 // what finds it. Sign-out by provider or administrator would miss it otherwise.
 func sessionIndexed(t *testing.T, s SessionStore) {
 	x := madeSession("alice")
-	x.Idle = 500 * time.Millisecond
+	x.Idle = 3 * time.Second
 	ok(t, s.CreateSession(t.Context(), x))
 	ok(t, s.TouchSession(t.Context(), x.Hash, x.LastSeen.Add(time.Minute)))
-	long := x.Created.Add(4 * x.Idle)
+	long := x.Created.Add(x.Idle + 1500*time.Millisecond)
 	eventually(t, "time passes", func() bool { return time.Now().After(long) })
 	if list := all(t, s.Sessions(t.Context())); len(list) != 1 {
 		t.Errorf("%d are listed, want 1", len(list))

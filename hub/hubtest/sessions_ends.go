@@ -85,7 +85,9 @@ func childOutlives(t *testing.T, s SessionStore) {
 		return err
 	})
 	over(t, s, x.Hash)
-	kind(t, s.CreateSession(t.Context(), madeChild(x, "alice.example.org")), hub.Unauthenticated)
+	late := madeChild(x, "alice.example.org")
+	late.Idle = 0
+	kind(t, s.CreateSession(t.Context(), late), hub.Unauthenticated)
 }
 
 // childAsParent: who can make a notebook host's session, as proxies can, makes nobody anything that

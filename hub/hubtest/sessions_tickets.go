@@ -90,6 +90,15 @@ func ticketParent(t *testing.T, s TicketSessionStore) {
 	ok(t, err)
 	_, err = s.TakeTicket(t.Context(), h)
 	kind(t, err, hub.NotFound)
+
+	x := madeSession("alice") // which ends by disuse
+	x.Idle = 300 * time.Millisecond
+	ok(t, s.CreateSession(t.Context(), x))
+	ok(t, s.PutTicket(t.Context(), h, hub.Ticket{Parent: x.Hash}, time.Hour))
+	eventually(t, "the session is over", func() bool { _, err := s.Session(t.Context(), x.Hash); return err != nil })
+	eventually(t, "time passes", func() bool { return time.Since(x.LastSeen.Add(x.Idle)) > clockSkew })
+	_, err = s.TakeTicket(t.Context(), h)
+	kind(t, err, hub.NotFound)
 }
 
 func ticketEndless(t *testing.T, s TicketSessionStore) {

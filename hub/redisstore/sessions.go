@@ -223,9 +223,9 @@ func (s *Store) TouchSession(ctx context.Context, h hub.SecretHash, at time.Time
 	return nil
 }
 
-// updateSession writes only over what was read. KEYS session, seen; ARGV value, what was there.
+// updateSession writes only over what was read. KEYS session; ARGV value, what was there.
 var updateSession = redis.NewScript(`
-if redis.call('EXISTS', KEYS[2]) == 0 or redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
+if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
 return 1`)
 
@@ -248,7 +248,7 @@ func (s *Store) UpdateSession(ctx context.Context, h hub.SecretHash, change func
 		changed := x
 		change(&changed)
 		x.Groups, x.Admin, x.Tokens = changed.Groups, changed.Admin, changed.Tokens
-		n, err := updateSession.Run(ctx, s.rdb, keys, encode(x), values[0]).Int()
+		n, err := updateSession.Run(ctx, s.rdb, keys[:1], encode(x), values[0]).Int()
 		if err != nil {
 			return s.fail(op, err)
 		}
