@@ -145,6 +145,13 @@ func sessionIdles(t *testing.T, s SessionStore) {
 		_, err := s.Session(t.Context(), x.Hash)
 		return err
 	})
+	for _, q := range []hub.SessionQuery{{User: x.User}, {Identity: x.Identity}, {Hash: x.Hash}} {
+		ended, err := s.EndSessions(t.Context(), q)
+		ok(t, err)
+		if len(ended) > 0 {
+			t.Errorf("%v were ended, which were over", ended)
+		}
+	}
 	if list := all(t, s.Sessions(t.Context())); len(list) > 0 {
 		t.Errorf("it is listed still: %v", list)
 	}

@@ -200,13 +200,19 @@ func TestProxyForges(t *testing.T) {
 			t.Errorf("last used %q: %v", value, err)
 		}
 	}
+	// A sign-out finds what is hidden from it, and is told in spite of everything.
+	y := session("alice")
+	must(t, hubs.CreateSession(ctx, y))
+	write("seen", x.Hash, "hidden")
+	write("children", y.Hash, "no set")
 	ended, err := hubs.EndSessions(ctx, hub.SessionQuery{User: x.User})
 	must(t, err)
-	if len(ended) != 1 {
-		t.Errorf("%v ended", ended)
+	if len(ended) != 1 || ended[0] != y.Hash {
+		t.Errorf("%v ended, want %s", ended, y.Hash)
 	}
 	write("seen", x.Hash, far)
-	for _, h := range []hub.SecretHash{x.Hash, "h"} {
+	write("seen", y.Hash, far)
+	for _, h := range []hub.SecretHash{x.Hash, y.Hash, "h"} {
 		if _, err := hubs.Session(ctx, h); hub.KindOf(err) != hub.NotFound {
 			t.Errorf("%s is back: %v", h, err)
 		}

@@ -65,20 +65,21 @@ func use(x hub.Session) string {
 	return fmt.Sprintf("%d %d %d", x.LastSeen.UnixMicro(), idle, x.Expires.UnixMilli())
 }
 
-// kept puts a hub session together from the values of its two keys; false when either is gone.
+// kept puts a hub session together from the values of its two keys. Where the second alone is gone
+// the session is as it was left, but not there.
 func kept(op string, record, use any) (x hub.Session, there bool, err error) {
 	raw, ok := record.(string)
-	seen, used := use.(string)
-	if !ok || !used {
+	if !ok {
 		return x, false, nil
 	}
 	if x, err = decode[hub.Session](op, raw); err != nil {
-		return x, false, err
+		return hub.Session{}, false, err
 	}
+	seen, _ := use.(string)
 	first, _, _ := strings.Cut(seen, " ")
 	micro, err := strconv.ParseInt(first, 10, 64)
 	if err != nil {
-		return x, false, nil //nolint:nilerr // a proxy's scribble: no session
+		return x, false, nil //nolint:nilerr // gone, or a proxy's scribble
 	}
 	if last := time.UnixMicro(micro); last.After(x.LastSeen) {
 		x.LastSeen = last
@@ -167,14 +168,7 @@ type storedChild struct {
 // Session implements [hub.SessionStore].
 func (s *Store) Session(ctx context.Context, h hub.SecretHash) (hub.Session, error) {
 	const op = "find session"
-	values, err := s.rdb.MGet(ctx, append(s.recordKeys(h), s.key("child", string(h)))...).Result()
-	if err != nil {
-		return hub.Session{}, s.fail(op, err)
-	}
-	x, there, err := kept(op, values[0], values[1])
-	if raw, ok := values[2].(string); ok && !there && err == nil {
-		x, there, err = s.child(ctx, op, h, raw)
-	}
+	x, there, err := s.find(ctx, op, h)
 	switch {
 	case err != nil:
 		return hub.Session{}, err
@@ -182,6 +176,18 @@ func (s *Store) Session(ctx context.Context, h hub.SecretHash) (hub.Session, err
 		return hub.Session{}, notFound(op, "session")
 	}
 	return x, nil
+}
+
+// find reads a session of either kind; see [kept].
+func (s *Store) find(ctx context.Context, op string, h hub.SecretHash) (x hub.Session, there bool, err error) {
+	values, err := s.rdb.MGet(ctx, append(s.recordKeys(h), s.key("child", string(h)))...).Result()
+	if err != nil {
+		return x, false, s.fail(op, err)
+	}
+	if raw, ok := values[2].(string); ok && values[0] == nil {
+		return s.child(ctx, op, h, raw)
+	}
+	return kept(op, values[0], values[1])
 }
 
 // child reads a notebook host's session from its record and its parent, which can end without it, by
@@ -196,7 +202,10 @@ func (s *Store) child(ctx context.Context, op string, h hub.SecretHash, raw stri
 		return hub.Session{}, false, s.fail(op, err)
 	}
 	parent, there, err := kept(op, values[0], values[1])
-	return hub.Session{Hash: h, Host: c.Host, Created: c.Created, Expires: c.Expires}.Under(parent), there, err
+	if err != nil || !there {
+		return hub.Session{}, false, err
+	}
+	return hub.Session{Hash: h, Host: c.Host, Created: c.Created, Expires: c.Expires}.Under(parent), true, nil
 }
 
 // touchSession: KEYS seen; ARGV last use µs, now ms. See [use].

@@ -25,12 +25,14 @@ func (s *Store) tombs(x hub.Session) []string {
 
 func (s *Store) tomb(parts ...string) string { return s.key("tomb", digest(parts...)) }
 
-// endSession ends one session with its children and tells of it, unless it ended meanwhile. KEYS
-// session, seen, children, channel, indexes; ARGV hash, child key prefix.
+// endSession ends one session with its children and tells of it, unless it ended meanwhile. What a
+// proxy made of the children's index keeps no session from ending and being told of. KEYS session, seen, children, channel, indexes; ARGV hash, child key prefix.
 var endSession = redis.NewScript(`
 if redis.call('DEL', KEYS[1]) == 0 then return {} end
 local ended = {ARGV[1]}
-for _, child in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+local children = redis.pcall('ZRANGE', KEYS[3], 0, -1)
+if children.err then children = {} end
+for _, child in ipairs(children) do
   redis.call('DEL', ARGV[2] .. child)
   ended[#ended + 1] = child
 end
@@ -53,20 +55,20 @@ func (s *Store) EndSessions(ctx context.Context, q hub.SessionQuery) ([]hub.Secr
 	}
 	var ended []hub.SecretHash
 	for _, h := range candidates {
-		x, err := s.Session(ctx, h)
-		if err != nil && hub.KindOf(err) == hub.NotFound {
-			continue
-		}
+		x, there, err := s.find(ctx, op, h)
 		if err != nil {
 			return ended, err
 		}
-		if !q.Matches(x) {
+		if x.Hash == "" || !q.Matches(x) {
 			continue
 		}
 		keys := append([]string{s.sessionKey(x), s.key("seen", string(h)), s.key("children", string(h)), s.channel()}, s.indexes(x)...)
 		hashes, err := endSession.Run(ctx, s.rdb, keys, string(h), s.key("child")+":").StringSlice()
 		if err != nil {
 			return ended, s.fail(op, err)
+		}
+		if !there || !x.Live(time.Now()) {
+			continue // it was over; were its record left, a proxy could say that it had been in use
 		}
 		for _, e := range hashes {
 			ended = append(ended, hub.SecretHash(e))
