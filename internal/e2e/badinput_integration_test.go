@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -69,8 +70,8 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// A port in use and a Docker that does not answer are said in a line with the field.
-func TestUnreachableParts(t *testing.T) {
+// A port in use is said in a line with the field.
+func TestPortInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,21 +82,49 @@ func TestUnreachableParts(t *testing.T) {
 	if code == 0 || !strings.Contains(out, "listen") || !strings.Contains(out, "in use") {
 		t.Errorf("a port in use: exit code %d,\n%s", code, out)
 	}
+}
 
-	d := deploy(t, options{notReady: true, extra: "spawner:\n  docker:\n    host: unix:///nonexistent/docker.sock\n"})
-	eventually(t, 20*time.Second, "carrel says that it waits for Docker", func() bool {
-		return strings.Contains(d.output(), "Docker") && strings.Contains(d.output(), "wait")
-	})
+// Parts that do not answer at the start are waited for with a clear line, and doctor says the same.
+func TestWaitsForParts(t *testing.T) {
+	for part, c := range map[string]struct{ extra, bad, good string }{
+		"Docker": {"spawner:\n  docker:\n    host: unix:///nonexistent/docker.sock\n", "unix:///nonexistent/docker.sock", "unix:///var/run/docker.sock"},
+		"Redis":  {"redis:\n  url: redis://127.0.0.1:1/0\n", "redis://127.0.0.1:1/0", `""`},
+	} {
+		t.Run(part, func(t *testing.T) {
+			d := deploy(t, options{notReady: true, extra: c.extra})
+			eventually(t, 20*time.Second, "carrel says that it waits", func() bool {
+				return strings.Contains(d.output(), "waiting for "+part)
+			})
+			doctor, code := carrel(t, 30*time.Second, "doctor", "--config", d.config)
+			if code == 0 || !regexp.MustCompile(`(?m)^fail +`+part+` .*not answer`).MatchString(doctor) || !strings.Contains(doctor, "what to do") {
+				t.Errorf("doctor: exit code %d,\n%s", code, doctor)
+			}
+			// Taken down with the real thing.
+			text, err := os.ReadFile(d.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			os.WriteFile(d.config, []byte(strings.ReplaceAll(string(text), c.bad, c.good)), 0o600)
+		})
+	}
+}
+
+// A provider that is away keeps nobody from starting the hub: whoever signs in is told, with a way on.
+func TestProviderAway(t *testing.T) {
+	d := deploy(t, options{extra: `
+oidc:
+  providers:
+    - {name: uni, title: University, issuer: "http://127.0.0.1:1", client_id: carrel, client_secret: not-a-secret, everyone: true}
+`})
+	p := d.person("alice")
+	at := p.visit("/hub/login")
+	if at.status != http.StatusServiceUnavailable && at.status != http.StatusBadGateway || !strings.Contains(at.body, "University") && !strings.Contains(at.body, "provider") {
+		t.Errorf("signing in gives status %d at %s:\n%.2500s", at.status, at.url, at.body)
+	}
 	doctor, code := carrel(t, 30*time.Second, "doctor", "--config", d.config)
-	if code == 0 || !strings.Contains(doctor, "Docker") {
-		t.Errorf("doctor, with no Docker: exit code %d,\n%s", code, doctor)
+	if code == 0 || !regexp.MustCompile(`(?m)^fail +sign-in uni `).MatchString(doctor) {
+		t.Errorf("doctor: exit code %d,\n%s", code, doctor)
 	}
-	// Taken down through the real Docker.
-	text, err := os.ReadFile(d.config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	os.WriteFile(d.config, []byte(strings.ReplaceAll(string(text), "unix:///nonexistent/docker.sock", "unix:///var/run/docker.sock")), 0o600)
 }
 
 // What a browser or program may send, and a person may choose, that is wrong: each gets a clear
