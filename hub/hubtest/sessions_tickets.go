@@ -92,7 +92,7 @@ func ticketParent(t *testing.T, s TicketSessionStore) {
 	kind(t, err, hub.NotFound)
 
 	x := madeSession("alice") // which ends by disuse
-	x.Idle = 300 * time.Millisecond
+	x.Idle = 700 * time.Millisecond
 	ok(t, s.CreateSession(t.Context(), x))
 	ok(t, s.PutTicket(t.Context(), h, hub.Ticket{Parent: x.Hash}, time.Hour))
 	eventually(t, "the session is over", func() bool { _, err := s.Session(t.Context(), x.Hash); return err != nil })

@@ -91,7 +91,7 @@ func TestSignInDropsSessionsThatWentUnused(t *testing.T) {
 	var unused []hub.Session
 	for range 5 {
 		x := session("alice")
-		x.Idle = 300 * time.Millisecond
+		x.Idle = 700 * time.Millisecond
 		must(t, s.CreateSession(t.Context(), x))
 		unused = append(unused, x)
 	}
@@ -129,7 +129,7 @@ func TestListingDropsSessionsThatWentUnused(t *testing.T) {
 	r := startMini(t)
 	s := openStore(t, Config{URL: "redis://" + r.Addr()})
 	x := session("alice")
-	x.Idle = 300 * time.Millisecond
+	x.Idle = 700 * time.Millisecond
 	must(t, s.CreateSession(t.Context(), x))
 	kept := session("bob")
 	must(t, s.CreateSession(t.Context(), kept))
