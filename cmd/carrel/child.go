@@ -21,7 +21,7 @@ import (
 )
 
 // handover is what the hub tells its proxy child over a pipe: never over argv or the environment,
-// which others can read. The pipe then stays open; its end means that the hub is gone.
+// which others can read. The pipe then stays open for renewals; its end means that the hub is gone.
 type handover struct {
 	Keyring        []byte        `json:"keyring"` // hub.Keyring.ForProxy
 	RedisURL       string        `json:"redis_url"`
@@ -35,9 +35,8 @@ type handover struct {
 	RedisGrace     time.Duration `json:"redis_grace"`
 	LogLevel       string        `json:"log_level"`
 	LogFormat      string        `json:"log_format"`
-	Cert           []byte        `json:"cert,omitempty"`
-	Key            []byte        `json:"key,omitempty"`
-	Listeners      int           `json:"listeners"` // how many, from descriptor 4 on
+	Certificate    renewal       `json:"certificate"` // empty: plain HTTP
+	Listeners      int           `json:"listeners"`   // how many, from descriptor 4 on
 }
 
 type originsConfig struct {
@@ -61,10 +60,13 @@ const (
 // capability. The listeners stay open here, so that a crashed child is replaced with no refused
 // connection.
 type proxyChild struct {
-	hand      handover
 	listeners []*os.File
 	uid, gid  int // 0: this process's own
 	logger    *slog.Logger
+
+	mu   sync.Mutex
+	hand handover
+	pipe *json.Encoder // to the running child; nil between two
 }
 
 // newProxyChild duplicates the listeners' descriptors for the child.
@@ -137,9 +139,10 @@ func (c *proxyChild) once(ctx context.Context) error {
 		return fmt.Errorf("start proxy: %w", err)
 	}
 	read.Close()
-	if err := json.NewEncoder(write).Encode(c.hand); err != nil {
+	if err := c.handOver(write); err != nil {
 		c.logger.ErrorContext(ctx, "handover failed", "error", err)
 	}
+	defer c.letGo()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // joined below
 	select {
@@ -157,16 +160,41 @@ func (c *proxyChild) once(ctx context.Context) error {
 	}
 }
 
-// receiveHandover reads what the parent sends, and returns a context that ends with the parent.
-func receiveHandover(ctx context.Context) (context.Context, handover, []net.Listener, error) {
+// handOver tells a child everything, and has it told of renewals from then on.
+func (c *proxyChild) handOver(pipe io.Writer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pipe = json.NewEncoder(pipe)
+	return c.pipe.Encode(c.hand)
+}
+
+func (c *proxyChild) letGo() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pipe = nil
+}
+
+// renew gives the running child, and those after it, a new certificate.
+func (c *proxyChild) renew(r renewal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hand.Certificate = r
+	if c.pipe != nil {
+		_ = c.pipe.Encode(r) // a child that is ending; the next has it from the start
+	}
+}
+
+// receiveHandover reads what the parent sends, and returns a context that ends with the parent and
+// the renewals that come meanwhile.
+func receiveHandover(ctx context.Context) (context.Context, handover, []net.Listener, <-chan renewal, error) {
 	pipe := os.NewFile(handoverFD, "handover")
 	if pipe == nil {
-		return nil, handover{}, nil, errors.New("this command is started by carrel serve only")
+		return nil, handover{}, nil, nil, errors.New("this command is started by carrel serve only")
 	}
 	var h handover
 	dec := json.NewDecoder(pipe)
 	if err := dec.Decode(&h); err != nil {
-		return nil, handover{}, nil, fmt.Errorf("this command is started by carrel serve only: %w", err)
+		return nil, handover{}, nil, nil, fmt.Errorf("this command is started by carrel serve only: %w", err)
 	}
 	var listeners []net.Listener
 	for i := range h.Listeners {
@@ -174,16 +202,28 @@ func receiveHandover(ctx context.Context) (context.Context, handover, []net.List
 		l, err := net.FileListener(f)
 		f.Close()
 		if err != nil {
-			return nil, handover{}, nil, fmt.Errorf("take listener over: %w", err)
+			return nil, handover{}, nil, nil, fmt.Errorf("take listener over: %w", err)
 		}
 		listeners = append(listeners, l)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	renewals := make(chan renewal)
 	go func() { // ends with the process, or when the parent does
-		io.Copy(io.Discard, pipe) //nolint:errcheck // any end is the end
-		cancel()
+		defer close(renewals)
+		defer cancel()
+		for {
+			var r renewal
+			if dec.Decode(&r) != nil { // any end is the end
+				return
+			}
+			select {
+			case renewals <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
 	}()
-	return ctx, h, listeners, nil
+	return ctx, h, listeners, renewals, nil
 }
 
 // dropPrivileges makes sure that this process can gain no right that it does not have.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -38,6 +37,9 @@ func proxyCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			stage := newStage(cmd.Context(), make(chan error, 1))
+			defer stage.stop()
+			stage.run(func(ctx context.Context) error { return d.watchCertificate(ctx, child.renew) })
 			return child.Run(cmd.Context())
 		},
 	}
@@ -52,36 +54,36 @@ func childCommandOf() *cobra.Command {
 			if err := dropPrivileges(); err != nil {
 				return err
 			}
-			ctx, h, listeners, err := receiveHandover(cmd.Context())
+			ctx, h, listeners, renewals, err := receiveHandover(cmd.Context())
 			if err != nil {
 				return err
 			}
-			return runProxy(ctx, h, listeners)
+			return runProxy(ctx, h, listeners, renewals)
 		},
 	}
 }
 
-func runProxy(ctx context.Context, h handover, listeners []net.Listener) error {
+func runProxy(ctx context.Context, h handover, listeners []net.Listener, renewals <-chan renewal) error {
 	logger := newLogger(h.LogLevel, h.LogFormat).With("process", "proxy")
 	p, store, err := newProxy(h, logger)
 	if err != nil {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // the process ends with it
-	if len(h.Cert) > 0 {
-		pair, err := tls.X509KeyPair(h.Cert, h.Key)
-		if err != nil {
-			return &hub.Error{Kind: hub.Invalid, Op: "read certificate", Field: "tls", Message: "certificate and key do not fit together", Remedy: "check tls.cert_file and tls.key_file", Err: err}
-		}
-		for i, l := range listeners {
-			listeners[i] = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	if len(h.Certificate.Cert) > 0 {
+		if err := serveTLS(listeners, h.Certificate, renewals); err != nil {
+			return err
 		}
 	}
 	return p.Run(ctx, listeners...)
 }
 
-// listen opens the proxy's listeners here, so that a port in use is told before anything starts.
+// listen opens the proxy's listeners here, so that a port in use, or a certificate that is not to be
+// had, is told before anything starts.
 func (d *deployment) listen(ctx context.Context) ([]net.Listener, error) {
+	if _, err := d.readCertificate(); err != nil {
+		return nil, err
+	}
 	var lc net.ListenConfig
 	var list []net.Listener
 	for _, address := range d.cfg.Listen {
@@ -100,18 +102,12 @@ func (d *deployment) listen(ctx context.Context) ([]net.Listener, error) {
 // child is a proxy process that takes the listeners over, with all that it needs to know.
 func (d *deployment) child(redisURL string, listeners []net.Listener) (*proxyChild, error) {
 	h := d.handover(redisURL)
-	for _, file := range []struct {
-		path string
-		into *[]byte
-	}{{d.cfg.Redis.CAFile, &h.RedisCA}, {d.cfg.TLS.CertFile, &h.Cert}, {d.cfg.TLS.KeyFile, &h.Key}} {
-		if file.path == "" {
-			continue
-		}
-		raw, err := os.ReadFile(file.path)
-		if err != nil {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "read file for proxy", Message: file.path + " can't be read", Remedy: "check tls and redis.ca_file", Err: err}
-		}
-		*file.into = raw
+	var err error
+	if h.Certificate, err = d.readCertificate(); err != nil {
+		return nil, err
+	}
+	if h.RedisCA, err = d.redisCA(); err != nil {
+		return nil, err
 	}
 	return newProxyChild(h, listeners, d.cfg.Proxy.UID, d.cfg.Proxy.UID, d.logger)
 }

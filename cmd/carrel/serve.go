@@ -88,6 +88,7 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 			return err
 		}
 		proxyStage.run(child.Run)
+		proxyStage.run(func(ctx context.Context) error { return d.watchCertificate(ctx, child.renew) })
 		proxyStage.run(func(ctx context.Context) error { return d.greet(ctx, parts.people) })
 	}
 	select {

@@ -60,13 +60,22 @@ func (d *deployment) driver() (*docker.Driver, error) {
 	})
 }
 
+// redisCA is the CA of redis.ca_file; nothing without one.
+func (d *deployment) redisCA() ([]byte, error) {
+	if d.cfg.Redis.CAFile == "" {
+		return nil, nil
+	}
+	ca, err := os.ReadFile(d.cfg.Redis.CAFile)
+	if err != nil {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
+	}
+	return ca, nil
+}
+
 func (d *deployment) store(address string) (*redisstore.Store, error) {
-	var ca []byte
-	if path := d.cfg.Redis.CAFile; path != "" {
-		var err error
-		if ca, err = os.ReadFile(path); err != nil {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "read redis.ca_file", Field: "redis.ca_file", Message: "the file can't be read", Remedy: "check the path", Err: err}
-		}
+	ca, err := d.redisCA()
+	if err != nil {
+		return nil, err
 	}
 	return redisstore.New(redisstore.Config{URL: address, CA: ca, Prefix: d.cfg.KeyPrefix(), Logger: d.logger})
 }

@@ -64,7 +64,7 @@ type deployment struct {
 // options change a deployment's configuration; extra is YAML appended to the file.
 type options struct {
 	extra     string
-	publicURL string // default http://localhost:<port>/
+	publicURL string // default http://localhost:PORT/
 	notReady  bool   // do not wait until it serves
 	command   string // default serve
 	second    bool   // listen on a second port, PORT2 in extra
@@ -80,10 +80,7 @@ func deploy(t *testing.T, opt options) *deployment {
 	}
 	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: freePort(t), command: cmp.Or(opt.command, "serve")}
 	d.config = filepath.Join(dir, "carrel.yaml")
-	public := opt.publicURL
-	if public == "" {
-		public = fmt.Sprintf("http://localhost:%d/", d.port)
-	}
+	public := strings.ReplaceAll(cmp.Or(opt.publicURL, "http://localhost:PORT/"), "PORT", strconv.Itoa(d.port))
 	d.url = strings.TrimSuffix(public, "/")
 	listen := fmt.Sprintf("%q", fmt.Sprintf("127.0.0.1:%d", d.port))
 	if opt.second {
