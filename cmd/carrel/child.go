@@ -180,7 +180,9 @@ func (c *proxyChild) renew(r renewal) {
 	defer c.mu.Unlock()
 	c.hand.Certificate = r
 	if c.pipe != nil {
-		_ = c.pipe.Encode(r) // a child that is ending; the next has it from the start
+		if err := c.pipe.Encode(r); err != nil {
+			c.logger.Debug("renewal not handed over: the child is ending, and the next has it from the start", "error", err)
+		}
 	}
 }
 
