@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -43,11 +45,34 @@ func TestParseUserName(t *testing.T) {
 func TestParseServerName(t *testing.T) {
 	for in, ok := range map[string]bool{
 		"": true, "gpu": true, "a-b-c": true, "a--b": false, "-a": false, "a-": false, "A": false,
+		"lab": false, "api": false, "carrel": false, "labs": true, "lab-1": true, "user": false,
 		strings.Repeat("a", 30): true, strings.Repeat("a", 31): false, "a/b": false, "a.b": false,
 	} {
 		if _, err := ParseServerName(in); (err == nil) != ok {
 			t.Errorf("ParseServerName(%q): %v, want ok=%v", in, err, ok)
 		}
+	}
+}
+
+// A name that would take a part of the default server's address away is refused, and says so; the one
+// that is offered instead is none.
+func TestServerNamesThatJupyterUses(t *testing.T) {
+	for _, name := range jupytersOwn {
+		_, err := ParseServerName(name)
+		var e *Error
+		if !errors.As(err, &e) || e.Kind != Invalid || e.Field != "server" || !strings.Contains(e.Message, name) {
+			t.Errorf("%s: %+v", name, err)
+			continue
+		}
+		if _, err := ParseServerName(e.Remedy[strings.LastIndex(e.Remedy, " ")+1:]); err != nil {
+			t.Errorf("%s: %q is no remedy: %v", name, e.Remedy, err)
+		}
+		if key, err := ParseServerKey("alice", name); err == nil {
+			t.Errorf("%s is a server", key)
+		}
+	}
+	if !slices.IsSorted(jupytersOwn) {
+		t.Error("the list is out of order")
 	}
 }
 

@@ -15,8 +15,17 @@ const MaxServerName = 30
 // [ParseServerName] makes one.
 type ServerName struct{ s string }
 
+// jupytersOwn are the first segments below a server's path that Jupyter, its usual extensions and
+// Carrel use. As "/user/alice/gpu/" is the server gpu, one of these names would take a part of the
+// default server away.
+var jupytersOwn = []string{
+	"api", "bundler", "carrel", "consoles", "custom", "dask", "doc", "edit", "files", "git", "kernelspecs", "lab", "login",
+	"logout", "lsp", "metrics", "nbclassic", "nbconvert", "nbextensions", "notebooks", "proxy", "retro", "static",
+	"terminals", "tree", "user", "view", "voila",
+}
+
 // ParseServerName reads a server name: empty, or 1 to 30 of a–z, 0–9 and single hyphens, first and
-// last no hyphen. Errors are Invalid.
+// last no hyphen, and none that is part of every server's address. Errors are Invalid.
 func ParseServerName(s string) (ServerName, error) {
 	fail := func(what string) (ServerName, error) {
 		return ServerName{}, &Error{
@@ -39,6 +48,12 @@ func ParseServerName(s string) (ServerName, error) {
 			}
 		default:
 			return fail("holds a character that is not allowed")
+		}
+	}
+	if slices.Contains(jupytersOwn, s) {
+		return ServerName{}, &Error{
+			Kind: Invalid, Op: "parse server name", Field: "server", Message: "the server name " + s + " is taken: pages of every server are at that address",
+			Remedy: "choose another, such as " + s + "-1",
 		}
 	}
 	return ServerName{s}, nil
