@@ -2,7 +2,8 @@ package hub
 
 import "time"
 
-// Route tells the proxy where a server's requests go.
+// Route tells the proxy where a server's requests go. It is there while the server is; that there is
+// a server of this name at all is told by [ServerNames].
 type Route struct {
 	Key        ServerKey  `json:"key"`
 	UserID     UserID     `json:"user_id"`

@@ -86,7 +86,8 @@ type ServerStore interface {
 	// PutServer writes s if the stored Revision is s.Revision (0: no record yet), publishes
 	// [ServerChanged], and returns s with its new Revision; Conflict otherwise.
 	PutServer(ctx context.Context, s Server) (Server, error)
-	// DeleteServer removes the record if its Revision is s.Revision; Conflict otherwise.
+	// DeleteServer removes the record if its Revision is s.Revision, and publishes [ServerChanged];
+	// Conflict otherwise.
 	DeleteServer(ctx context.Context, s Server) error
 	// NextGeneration counts the server's starts, never giving a number twice, nor one at or below least.
 	NextGeneration(ctx context.Context, key ServerKey, least Generation) (Generation, error)
@@ -94,11 +95,21 @@ type ServerStore interface {
 	Servers(ctx context.Context) iter.Seq2[Server, error]
 }
 
+// ServerNames tells which servers there are and no more of them, which is all that a proxy may know.
+// It has to, though no route leads to a server that is stopped: "/user/alice/gpu/" is that server's
+// then too, and no page of alice's default one.
+type ServerNames interface {
+	// ServerLabels yields the label (see [ServerKey.Label]) of every server that has a record, be it
+	// that it runs or not. [ServerChanged] tells what changes.
+	ServerLabels(ctx context.Context) iter.Seq2[string, error]
+}
+
 // RouteStore keeps what the proxies need.
 type RouteStore interface {
 	// PutRoute publishes a route unless a higher generation is there (Conflict), and publishes [RouteChanged].
 	PutRoute(ctx context.Context, r Route) error
-	// DeleteRoute removes a server's route if it is of this generation or lower, and publishes [RouteChanged].
+	// DeleteRoute removes a server's route if it is of this generation or lower, and publishes
+	// [RouteChanged]. The server's name stays as long as its record does (see [ServerNames]).
 	DeleteRoute(ctx context.Context, key ServerKey, g Generation) error
 	// Routes yields every route.
 	Routes(ctx context.Context) iter.Seq2[Route, error]

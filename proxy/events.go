@@ -33,6 +33,7 @@ func (p *Proxy) followEvents(ctx context.Context) {
 				p.leave(old)
 			}
 		case hub.ServerChanged:
+			p.names.apply(e.Key, e.Server != nil)
 		}
 	}
 }
@@ -58,8 +59,9 @@ func (p *Proxy) leave(old *route) {
 	p.tunnels.cutRoute(old.Key, now, reason)
 }
 
-// routesLoop reads the routes after each reconnection, until that succeeds, and now and then: what
-// an event that got lost would have said is noticed so. ready is called after the first reading.
+// routesLoop reads the routes and the servers' names after each reconnection, until that succeeds, and
+// now and then: what an event that got lost would have said is noticed so. ready is called after the
+// first reading.
 func (p *Proxy) routesLoop(ctx context.Context, ready func()) {
 	again := time.NewTimer(routesEvery)
 	defer again.Stop()
@@ -85,6 +87,7 @@ func (p *Proxy) readRoutes(ctx context.Context) error {
 	ctx, done := context.WithTimeout(ctx, routesWithin)
 	defer done()
 	p.routes.reading()
+	p.names.reading()
 	read := map[hub.ServerKey]hub.Route{}
 	for r, err := range p.cfg.Routes.Routes(ctx) {
 		if err != nil {
@@ -92,6 +95,14 @@ func (p *Proxy) readRoutes(ctx context.Context) error {
 		}
 		read[r.Key] = r
 	}
+	var names []string
+	for label, err := range p.cfg.Names.ServerLabels(ctx) {
+		if err != nil {
+			return err
+		}
+		names = append(names, label)
+	}
+	p.names.replace(names)
 	for _, old := range p.routes.replace(read, time.Now()) {
 		p.leave(old)
 	}

@@ -12,7 +12,7 @@ import (
 // serveNotebook lets a request through to a server, or says what stands in its way.
 func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.Place, path string) error {
 	o := p.cfg.Origins
-	key, rest, err := split(o, r.URL, p.routes.known)
+	key, rest, err := split(o, r.URL, p.known)
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,10 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	}
 	return p.forward(w, r, rt, who)
 }
+
+// known tells whether there is a server of this name: its route says so, or its record. After the
+// store was wiped routes stay for a while, and records come back with what runs.
+func (p *Proxy) known(key hub.ServerKey) bool { return p.routes.known(key) || p.names.known(key) }
 
 // isUse tells whether an ordinary request shows that a person is there: unsafe methods do, but for
 // what an open tab sends by itself. JupyterLab writes its layout down every ten seconds.

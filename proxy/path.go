@@ -36,7 +36,7 @@ func canonical(u *url.URL) (string, error) {
 }
 
 // split reads the server that a canonical path below <base>user/ names; known tells which named
-// servers are routed. Rest is what follows the server's own path, as decoded.
+// servers there are. Rest is what follows the server's own path, as decoded.
 func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.ServerKey, rest string, err error) {
 	bad := &statusError{http.StatusBadRequest, "this address names no notebook", "it should look like " + o.Base() + "user/NAME/"}
 	prefix := o.Base() + "user/"

@@ -32,6 +32,7 @@ type Config struct {
 	Tokens         hub.TokenStore
 	Users          hub.UserStore
 	Routes         hub.RouteStore
+	Names          hub.ServerNames
 	Events         hub.Events
 	AdminAccess    bool           // administrators may open others' servers, where the origins let them
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
@@ -45,6 +46,7 @@ type Config struct {
 type Proxy struct {
 	cfg      Config
 	routes   routeTable
+	names    nameTable
 	sessions *cache[hub.Session]
 	tokens   *cache[permit]
 	tunnels  tunnels
@@ -62,7 +64,7 @@ type Proxy struct {
 // New checks the configuration; it starts nothing.
 func New(cfg Config) (*Proxy, error) {
 	if cfg.Keyring == nil || cfg.Sessions == nil || cfg.Tickets == nil || cfg.Tokens == nil || cfg.Users == nil ||
-		cfg.Routes == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
+		cfg.Routes == nil || cfg.Names == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
 		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
 	}
 	p := &Proxy{
@@ -83,7 +85,7 @@ const (
 	tunnelsTimeout = 3 * time.Second
 )
 
-// Run reads every route before it accepts, serves the listeners until ctx ends, then stops in
+// Run reads every route and name before it accepts, serves the listeners until ctx ends, then stops in
 // order: not ready, no new connections, requests finished, tunnels told that we go away, activity
 // recorded.
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {

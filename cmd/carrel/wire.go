@@ -247,7 +247,7 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 		return nil, nil, err
 	}
 	p, err := proxy.New(proxy.Config{
-		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Events: store,
+		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
 		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Logger: logger,
 	})
 	return p, store, err

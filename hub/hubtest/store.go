@@ -54,6 +54,7 @@ var (
 	_ hub.UserStore      = (*Store)(nil)
 	_ hub.TokenStore     = (*Store)(nil)
 	_ hub.ServerStore    = (*Store)(nil)
+	_ hub.ServerNames    = (*Store)(nil)
 	_ hub.RouteStore     = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)

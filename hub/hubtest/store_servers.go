@@ -76,6 +76,16 @@ func (s *Store) Servers(ctx context.Context) iter.Seq2[hub.Server, error] {
 	})
 }
 
+// ServerLabels implements [hub.ServerNames].
+func (s *Store) ServerLabels(ctx context.Context) iter.Seq2[string, error] {
+	return yieldAll(ctx, s, "ServerLabels", func() (all []string) {
+		for key := range s.servers {
+			all = append(all, key.Label())
+		}
+		return all
+	})
+}
+
 // PutRoute implements [hub.RouteStore].
 func (s *Store) PutRoute(ctx context.Context, r hub.Route) error {
 	const op = "PutRoute"

@@ -19,6 +19,7 @@ type FullStore interface {
 	hub.UserStore
 	hub.TokenStore
 	hub.ServerStore
+	hub.ServerNames
 	hub.RouteStore
 	hub.Leases
 	hub.Events
@@ -36,6 +37,7 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 	t.Run("users", func(t *testing.T) { Users(t, func(tb testing.TB) hub.UserStore { return one(tb) }) })
 	t.Run("tokens", func(t *testing.T) { Tokens(t, func(tb testing.TB) hub.TokenStore { return one(tb) }) })
 	t.Run("servers", func(t *testing.T) { Servers(t, func(tb testing.TB) hub.ServerStore { return one(tb) }) })
+	t.Run("server names", func(t *testing.T) { ServerNames(t, func(tb testing.TB) NamedServerStore { return one(tb) }) })
 	t.Run("routes", func(t *testing.T) { Routes(t, func(tb testing.TB) hub.RouteStore { return one(tb) }) })
 	t.Run("leases", func(t *testing.T) { Leases(t, func(tb testing.TB) hub.Leases { return one(tb) }) })
 	t.Run("events", func(t *testing.T) { Events(t, open) })
@@ -78,6 +80,7 @@ func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
 		{"PutServer", func(ctx context.Context) error { _, err := s.PutServer(ctx, hub.Server{Key: key}); return err }},
 		{"Server", func(ctx context.Context) error { _, err := s.Server(ctx, key); return err }},
 		{"Servers", func(ctx context.Context) error { _, err := collect(s.Servers(ctx)); return err }},
+		{"ServerLabels", func(ctx context.Context) error { _, err := collect(s.ServerLabels(ctx)); return err }},
 		{"DeleteServer", func(ctx context.Context) error { return s.DeleteServer(ctx, hub.Server{Key: key}) }},
 		{"NextGeneration", func(ctx context.Context) error { _, err := s.NextGeneration(ctx, key, 0); return err }},
 		{"PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }},

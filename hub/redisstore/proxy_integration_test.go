@@ -58,44 +58,7 @@ func TestProxyRights(t *testing.T) {
 	hash := func(name string) hub.SecretHash { return hub.NewSecret(secrets[name]).Hash() }
 	alice := session("alice").User
 	key := hub.ServerKey{User: alice}
-
-	t.Run("are enough", func(t *testing.T) {
-		must(t, proxys.Ping(ctx))
-		events := follow(t, proxys)
-		hear(t, events, hub.Reset)
-		parent, err := proxys.Session(ctx, hash("alice's session"))
-		must(t, err)
-		child, err := proxys.Session(ctx, hash("alice's notebook session"))
-		must(t, err)
-		must(t, proxys.TouchSession(ctx, parent.Hash, time.Now()))
-		ticket, err := proxys.TakeTicket(ctx, hash("alice's ticket, waiting"))
-		must(t, err)
-		entered := child
-		entered.Hash, entered.Parent = hub.RandomSecret().Hash(), ticket.Parent
-		must(t, proxys.CreateSession(ctx, entered))
-		_, err = proxys.Token(ctx, hash("alice's short token"))
-		must(t, err)
-		_, err = proxys.User(ctx, alice)
-		must(t, err)
-		n := 0
-		for _, err := range proxys.Routes(ctx) {
-			must(t, err)
-			n++
-		}
-		if n != 2 {
-			t.Errorf("%d routes are seen, want 2", n)
-		}
-		must(t, proxys.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}}))
-		must(t, hubs.PutRoute(ctx, hub.Route{Key: key, Generation: 7}))
-		hear(t, events, hub.RouteChanged)
-		ended, err := hubs.EndSessions(ctx, hub.SessionQuery{Hash: parent.Hash})
-		must(t, err)
-		if len(ended) != 3 {
-			t.Errorf("%d sessions ended with alice's, want 3", len(ended))
-		}
-		hear(t, events, hub.SessionsEnded)
-	})
-
+	t.Run("are enough", func(t *testing.T) { enoughRights(t, hubs, proxys, hash) })
 	standing := session("carol")
 	must(t, hubs.CreateSession(ctx, standing))
 	t.Run("are no more", func(t *testing.T) {
@@ -130,7 +93,7 @@ func TestProxyRights(t *testing.T) {
 			"KEYS *", "SCAN 0", "RANDOMKEY", "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN", "ACL LIST", "ACL WHOAMI",
 			"MONITOR", "REPLICAOF 127.0.0.1 1", "MODULE LIST", "SAVE", "BGSAVE", "BGREWRITEAOF", "SCRIPT FLUSH", "SCRIPT KILL", "FUNCTION LIST", "INFO", "DBSIZE", "CLIENT LIST", "CLIENT PAUSE 1", "CLIENT KILL TYPE pubsub",
 			"PUBLISH carrel:private:events x", "SUBSCRIBE other", "PSUBSCRIBE *", "GET carrel:other:user:alice", "SET carrel:private:user:alice x", "SET other x",
-			"DEL carrel:private:users", "GET carrel:private:tomb:x", "ZADD carrel:private:routes 0 x", "SET carrel:private:session:x y", "GETDEL carrel:private:session:x", "PEXPIRE carrel:private:session:x 1", "ZADD carrel:private:sessions 1 x", "DEL carrel:private:seen:x", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
+			"DEL carrel:private:users", "GET carrel:private:tomb:x", "ZADD carrel:private:routes 0 x", "ZADD carrel:private:servers 0 x", "ZREM carrel:private:servers alice", "GET carrel:private:server:alice", "SET carrel:private:session:x y", "GETDEL carrel:private:session:x", "PEXPIRE carrel:private:session:x 1", "ZADD carrel:private:sessions 1 x", "DEL carrel:private:seen:x", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
 		} {
 			var args []any
 			for _, word := range strings.Fields(command) {
@@ -145,6 +108,61 @@ func TestProxyRights(t *testing.T) {
 			t.Errorf("a proxy's script may write people: %v", err)
 		}
 	})
+}
+
+// enoughRights: all that carrying requests takes.
+func enoughRights(t *testing.T, hubs, proxys *Store, hash func(string) hub.SecretHash) {
+	t.Helper()
+	ctx := t.Context()
+	alice := session("alice").User
+	key := hub.ServerKey{User: alice}
+	named, err := hub.ParseServerKey("alice", "gpu")
+	must(t, err)
+	must(t, proxys.Ping(ctx))
+	events := follow(t, proxys)
+	hear(t, events, hub.Reset)
+	parent, err := proxys.Session(ctx, hash("alice's session"))
+	must(t, err)
+	child, err := proxys.Session(ctx, hash("alice's notebook session"))
+	must(t, err)
+	must(t, proxys.TouchSession(ctx, parent.Hash, time.Now()))
+	ticket, err := proxys.TakeTicket(ctx, hash("alice's ticket, waiting"))
+	must(t, err)
+	entered := child
+	entered.Hash, entered.Parent = hub.RandomSecret().Hash(), ticket.Parent
+	must(t, proxys.CreateSession(ctx, entered))
+	_, err = proxys.Token(ctx, hash("alice's short token"))
+	must(t, err)
+	_, err = proxys.User(ctx, alice)
+	must(t, err)
+	n := 0
+	for _, err := range proxys.Routes(ctx) {
+		must(t, err)
+		n++
+	}
+	if n != 2 {
+		t.Errorf("%d routes are seen, want 2", n)
+	}
+	names := 0
+	for _, err := range proxys.ServerLabels(ctx) {
+		must(t, err)
+		names++
+	}
+	if names != 2 {
+		t.Errorf("%d servers' names are seen, want 2", names)
+	}
+	must(t, proxys.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}}))
+	must(t, hubs.PutRoute(ctx, hub.Route{Key: key, Generation: 7}))
+	hear(t, events, hub.RouteChanged)
+	_, err = hubs.PutServer(ctx, hub.Server{Key: named})
+	must(t, err)
+	hear(t, events, hub.ServerChanged)
+	ended, err := hubs.EndSessions(ctx, hub.SessionQuery{Hash: parent.Hash})
+	must(t, err)
+	if len(ended) != 3 {
+		t.Errorf("%d sessions ended with alice's, want 3", len(ended))
+	}
+	hear(t, events, hub.SessionsEnded)
 }
 
 // TestProxyForges: what a proxy that was taken over writes where it may makes nobody anybody else, and

@@ -108,6 +108,22 @@ func (s *Store) Servers(ctx context.Context) iter.Seq2[hub.Server, error] {
 	}
 }
 
+// ServerLabels implements [hub.ServerNames]. The index is a proxy's to read, the records are not.
+func (s *Store) ServerLabels(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		labels, err := s.rdb.ZRange(ctx, s.key("servers"), 0, -1).Result()
+		if err != nil {
+			yield("", s.fail("list servers' names", err))
+			return
+		}
+		for _, l := range labels {
+			if !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
 // putRoute: KEYS route, routes, channel; ARGV generation, value, label, event.
 var putRoute = redis.NewScript(`
 local have = redis.call('GET', KEYS[1])

@@ -98,6 +98,10 @@ func (s *several) Servers(ctx context.Context) iter.Seq2[hub.Server, error] {
 	return s.pick().Servers(ctx)
 }
 
+func (s *several) ServerLabels(ctx context.Context) iter.Seq2[string, error] {
+	return s.pick().ServerLabels(ctx)
+}
+
 func (s *several) PutRoute(ctx context.Context, r hub.Route) error { return s.pick().PutRoute(ctx, r) }
 
 func (s *several) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Generation) error {
