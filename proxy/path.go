@@ -52,11 +52,14 @@ func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.S
 		return key, "", nil
 	}
 	first, after, _ := strings.Cut(rest, "/")
-	if named, err := hub.ParseServerKey(user, first); err == nil && first != "" && known(named) {
+	if named, err := hub.ParseServerKey(user, first); err == nil && first != "" {
+		// Whether there is such a server or not, so that the answer tells nobody.
 		if !plainly(u.EscapedPath(), prefix+user+"/"+first) {
 			return hub.ServerKey{}, "", bad
 		}
-		return named, after, nil
+		if known(named) {
+			return named, after, nil
+		}
 	}
 	return key, rest, nil
 }

@@ -28,7 +28,7 @@ func TestPaths(t *testing.T) {
 		to     string // what the server is asked for
 	}{
 		{"/carrel/user/alice/lab", alice, 200, "/carrel/user/alice/lab"},
-		{"/carrel/user/alice/a%2Fb", alice, 200, "/carrel/user/alice/a%2Fb"},
+		{"/carrel/user/alice/a%2Fb", alice, 400, ""}, {"/carrel/user/alice/files/a%2Fb", alice, 200, "/carrel/user/alice/files/a%2Fb"},
 		{"/carrel/user/alice/api/contents/a%20b%3F", alice, 200, "/carrel/user/alice/api/contents/a%20b%3F"},
 		{"/carrel/user/alice/a//b", alice, 200, "/carrel/user/alice/a//b"},
 		{"/carrel/user/alice//bob", alice, 200, "/carrel/user/alice//bob"},

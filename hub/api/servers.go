@@ -317,7 +317,7 @@ func (a *API) stopServer(w http.ResponseWriter, r *http.Request, c caller) error
 		return err
 	}
 	var body struct {
-		Remove bool `json:"remove"` // JupyterHub's; a stopped server leaves nothing here that could be removed
+		Remove bool `json:"remove"` // JupyterHub's; here the record of a stopped server goes by itself after a week
 	}
 	if err := decode(w, r, &body); err != nil {
 		return err
