@@ -27,8 +27,13 @@ import (
 func main() {
 	redisserver.Quiet()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := root().ExecuteContext(ctx)
+	cmd := root()
+	cmd.SetArgs(arguments(os.Args))
+	err := cmd.ExecuteContext(ctx)
 	stop()
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		os.Exit(int(status))
+	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		explain(err)
 		os.Exit(1)
@@ -75,7 +80,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&f.config, "config", os.Getenv("CARREL_CONFIG"), "configuration file (carrel config example prints one)")
-	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), downCommand(f), imageCommand(f), userCommand(f), doctorCommand(f), configCommand(f), versionCommand())
+	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), chpCommand(), downCommand(f), imageCommand(f), userCommand(f), doctorCommand(f), configCommand(f), versionCommand())
 	return cmd
 }
 

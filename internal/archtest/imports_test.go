@@ -18,6 +18,7 @@ var adapters = map[string]string{
 	"hub/redisstore":       "who holds the state is the operator's choice",
 	"hub/jupyter":          "it speaks to hostile servers; its types stay with it",
 	"proxy":                "it runs as a process of fewer rights, and may carry nothing that it does not use",
+	"proxy/chp":            "it carries other people's JupyterHub, by that one's rules and not by ours",
 	"spawner/docker":       "drivers are chosen by the configuration, one beside another",
 	"internal/redisserver": "the private Redis is one way of many to have one",
 	"kernelimage":          "building an image is no part of running one",

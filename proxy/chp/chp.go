@@ -1,0 +1,184 @@
+// Package chp is a stand-in for configurable-http-proxy, so that a JupyterHub can have Carrel's
+// binary in front of it: the same REST API, the same choice of route, the same headers.
+//
+// It owns the routing table that the API fills, forwarding of HTTP and websockets by it, what counts
+// as activity of a route, and the pages shown in place of a failed server's. It refuses to own any
+// authentication of people (the JupyterHub behind it does that), any policy, and any part of
+// Carrel's own data plane, which is package proxy; neither knows the other. The table is in memory:
+// JupyterHub fills it again when it finds it empty.
+//
+// Where configurable-http-proxy hangs, forgets or contradicts itself, this package answers instead:
+// a DELETE without a path gets 400, one path is matched and forwarded ("//host/x" is not matched as
+// "/x"), a path that can't be decoded gets 400 or 500, and --no-include-prefix takes away as many
+// bytes as the prefix has in the request, however they are encoded.
+package chp
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"time"
+
+	"carrel/hub"
+)
+
+// Config is what the proxy needs; its fields are configurable-http-proxy's options.
+type Config struct {
+	AuthToken     hub.Secret // of the REST API; none leaves it open
+	DefaultTarget string     // of the route "/"
+	ErrorTarget   string     // asked for the page of an error, as {target}/{status}?url=…
+	ErrorPath     string     // or: a directory of {status}.html and error.html
+
+	HostRouting     bool
+	NoXForward      bool
+	NoIncludePrefix bool
+	NoPrependPath   bool
+	ChangeOrigin    bool
+	AutoRewrite     bool
+	ProtocolRewrite string
+	Headers         map[string]string // set on what goes to servers
+
+	Timeout          time.Duration // a client that neither sends nor takes anything
+	ProxyTimeout     time.Duration // a server that does neither
+	KeepAliveTimeout time.Duration
+
+	TLS       *tls.Config // of the public side
+	APITLS    *tls.Config
+	ClientTLS *tls.Config // towards servers
+	Redirect  string      // the port that plain HTTP is sent on to
+
+	Logger *slog.Logger
+}
+
+const (
+	headerTimeout    = 60 * time.Second
+	maxHeader        = 32 << 10
+	defaultKeepAlive = 5 * time.Second
+	apiTimeout       = 60 * time.Second
+)
+
+// Proxy serves one routing table.
+type Proxy struct {
+	cfg     Config
+	routes  table
+	relay   httputil.ReverseProxy // what every forwarding has in common
+	dialer  dialer
+	tunnels tunnels
+}
+
+// New checks the configuration; it starts nothing.
+func New(cfg Config) (*Proxy, error) {
+	if cfg.Logger == nil {
+		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
+	}
+	if cfg.ErrorTarget != "" && cfg.ErrorPath != "" {
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "make proxy", Message: "there are both --error-target and --error-path", Remedy: "give one of them"}
+	}
+	if cfg.ErrorTarget != "" {
+		if _, err := parseTarget(cfg.ErrorTarget); err != nil {
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "make proxy", Field: "--error-target", Message: "this is no address", Remedy: "give http://host:port/path", Err: err}
+		}
+	}
+	if cfg.KeepAliveTimeout == 0 {
+		cfg.KeepAliveTimeout = defaultKeepAlive
+	}
+	p := &Proxy{cfg: cfg, routes: table{hosts: cfg.HostRouting}, dialer: dialer{tls: cfg.ClientTLS, idle: cfg.ProxyTimeout}}
+	p.relay = httputil.ReverseProxy{
+		Transport: p.dialer.transport(), BufferPool: &bodyBuffers, FlushInterval: -1,
+		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	if cfg.DefaultTarget != "" {
+		if _, err := parseTarget(cfg.DefaultTarget); err != nil {
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "make proxy", Field: "--default-target", Message: "this is no address", Remedy: "give http://host:port", Err: err}
+		}
+		p.routes.add("/", routeData{}, cfg.DefaultTarget)
+	}
+	return p, nil
+}
+
+// Listeners are the sockets that a proxy serves; Redirect may be missing.
+type Listeners struct{ Public, API, Redirect net.Listener }
+
+// Run serves until the context ends, and then drops everything at once, as the original does: its
+// callers start the next one on the same ports.
+func (p *Proxy) Run(ctx context.Context, l Listeners) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	public := p.server(http.HandlerFunc(p.servePublic))
+	api := p.server(http.HandlerFunc(p.serveAPI))
+	api.ReadTimeout = apiTimeout
+	servers := map[*http.Server]net.Listener{
+		public: withTLS(idleListener{l.Public, p.cfg.Timeout}, p.cfg.TLS),
+		api:    withTLS(l.API, p.cfg.APITLS),
+	}
+	if l.Redirect != nil {
+		servers[p.server(http.HandlerFunc(p.redirect))] = l.Redirect
+	}
+	ended := make(chan error, len(servers))
+	var wg sync.WaitGroup
+	for srv, l := range servers {
+		wg.Go(func() { ended <- srv.Serve(l) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-ended:
+	}
+	stop()
+	for srv := range servers {
+		srv.Close() //nolint:errcheck // everything is dropped
+	}
+	p.tunnels.closeAll()
+	wg.Wait()
+	p.dialer.transport().CloseIdleConnections()
+	if err != nil {
+		return hub.Wrap(hub.Internal, "serve", err)
+	}
+	return ctx.Err()
+}
+
+func (p *Proxy) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: p.cfg.KeepAliveTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog:     slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2, as the original
+	}
+}
+
+func withTLS(l net.Listener, cfg *tls.Config) net.Listener {
+	if cfg == nil {
+		return l
+	}
+	return tls.NewListener(l, cfg)
+}
+
+// redirect sends plain HTTP to where TLS is.
+func (p *Proxy) redirect(w http.ResponseWriter, r *http.Request) {
+	host := hostname(r.Host)
+	if host == "" {
+		text(w, http.StatusBadRequest, "This server is HTTPS-only on port "+p.cfg.Redirect+
+			", but an HTTP request was made and the host could not be determined from the request.")
+		return
+	}
+	if p.cfg.Redirect != "443" {
+		host = host + ":" + p.cfg.Redirect
+	}
+	// Not http.Redirect, which cleans the path.
+	w.Header().Set("Location", "https://"+host+origin(r.RequestURI))
+	w.WriteHeader(http.StatusMovedPermanently)
+}
+
+// text answers with a line for people.
+func text(w http.ResponseWriter, status int, message string) {
+	if message == "" {
+		message = http.StatusText(status)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(message)) //nolint:gosec // it is plain text, and the client may be gone
+}
