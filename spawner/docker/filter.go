@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"carrel/hub"
@@ -21,18 +24,28 @@ func (n *networks) table() string {
 }
 
 // rules is the packet filter, whole: replies to what the host asked pass; from "none" nothing else
-// does; from "open" nothing to the host but our resolver at gate, nothing to a private address,
+// does; from "open" nothing to the host but lookups to our resolver, nothing to a private address,
 // nothing by IPv6, and nothing into either bridge from elsewhere. Traffic between two ports of a
-// bridge comes by here too, as Docker has bridges filtered.
-func (n *networks) rules(gate netip.Addr) string {
+// bridge comes by here too (see filterBridge).
+//
+// Lookups are sent to the resolver's own port, before any rule that would publish a container's port
+// 53 on the gateway, and nothing but what was sent there so is accepted: another daemon may listen on
+// port 53 of every address.
+func (n *networks) rules(resolver netip.AddrPort) string {
 	none, open := n.device(hub.NetworkNone), n.device(hub.NetworkOpen)
-	resolver := ""
-	if gate.IsValid() {
-		resolver = fmt.Sprintf("iifname %q ip daddr %s meta l4proto { tcp, udp } th dport 53 accept", open, gate)
+	redirect, accept := "", ""
+	if resolver.IsValid() {
+		redirect = fmt.Sprintf(`
+  chain prerouting {
+    type nat hook prerouting priority -110; policy accept;
+    iifname %[1]q ip daddr %[2]s udp dport 53 dnat ip to %[3]s
+    iifname %[1]q ip daddr %[2]s tcp dport 53 dnat ip to %[3]s
+  }`, open, resolver.Addr(), resolver)
+		accept = fmt.Sprintf("iifname %q ip daddr %s meta l4proto { tcp, udp } th dport %d ct status dnat ct original proto-dst 53 accept", open, resolver.Addr(), resolver.Port())
 	}
 	return fmt.Sprintf(`table inet %[1]s {}
 delete table inet %[1]s
-table inet %[1]s {
+table inet %[1]s {%[6]s
   chain forward {
     type filter hook forward priority -10; policy accept;
     iifname %[2]q drop
@@ -50,7 +63,7 @@ table inet %[1]s {
     iifname { %[2]q, %[3]q } drop
   }
 }
-`, n.table(), none, open, strings.Join(private, ", "), resolver)
+`, n.table(), none, open, strings.Join(private, ", "), accept, redirect)
 }
 
 // enforce puts the filter in force in one step. It is idempotent, and done at each start and every
@@ -60,7 +73,38 @@ func (n *networks) enforce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return setFilter(ctx, n.rules(gate))
+	n.setting.Lock()
+	defer n.setting.Unlock()
+	resolver := netip.AddrPort{}
+	if port := n.readPort(); gate.IsValid() && port != 0 {
+		resolver = netip.AddrPortFrom(gate, port)
+	}
+	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
+		if err := filterBridge(n.device(mode)); err != nil {
+			return err
+		}
+	}
+	return setFilter(ctx, n.rules(resolver))
+}
+
+// portFile tells all hubs of this machine where one of them listens for lookups.
+func (n *networks) portFile() string { return filepath.Join(n.cfg.StateDir, "resolver.port") }
+
+// readPort is the resolver's port; 0 when nobody listens.
+func (n *networks) readPort() uint16 {
+	raw, err := os.ReadFile(n.portFile())
+	if err != nil {
+		return 0
+	}
+	port, err := strconv.ParseUint(string(raw), 10, 16)
+	if err != nil {
+		return 0 // damaged
+	}
+	return uint16(port)
+}
+
+func (n *networks) writePort(port uint16) error {
+	return hub.Wrap(hub.Unavailable, "docker: note resolver's port", writeFile(n.portFile(), strconv.AppendUint(nil, uint64(port), 10)))
 }
 
 // remove takes the filter away, when the deployment is taken down.

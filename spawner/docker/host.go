@@ -159,6 +159,21 @@ func setFilter(ctx context.Context, rules string) error {
 // lockFile takes an exclusive lock that other processes see too, and that ends with this one. It
 // waits until ctx ends.
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	for {
+		unlock, err := tryLockFile(path)
+		if unlock != nil || err != nil {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// tryLockFile is lockFile without the wait: where somebody has the lock, unlock is nil.
+func tryLockFile(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
@@ -166,20 +181,32 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor
+	if err == nil {
+		return func() { f.Close() }, nil // closing unlocks
+	}
+	f.Close() // unused
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// filterBridge has a bridge's traffic between its own ports come by the packet filter, whatever the
+// machine's default is (net.bridge.bridge-nf-call-*). One that is not there has no traffic.
+func filterBridge(device string) error {
+	dir := filepath.Join("/sys/class/net", device, "bridge")
+	if _, err := os.Stat(dir); err != nil {
+		return nil //nolint:nilerr // there is none yet
+	}
+	_, err := os.Stat("/proc/sys/net/bridge") // there with the module only
+	for _, attr := range []string{"nf_call_iptables", "nf_call_ip6tables"} {
 		if err == nil {
-			return func() { f.Close() }, nil // closing unlocks
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close() // unused
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			f.Close() // unused
-			return nil, ctx.Err()
-		case <-time.After(10 * time.Millisecond):
+			err = os.WriteFile(filepath.Join(dir, attr), []byte("1"), 0) // the kernel's
 		}
 	}
+	if _, gone := os.Stat(dir); err == nil || gone != nil {
+		return nil
+	}
+	return &hub.Error{Kind: hub.Unavailable, Op: "docker: set packet filter", Message: "the walls between notebooks can't be set up", Remedy: "an administrator must load the kernel's module br_netfilter", Err: err}
 }

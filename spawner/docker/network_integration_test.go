@@ -4,11 +4,15 @@ package docker
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -260,7 +264,7 @@ func TestResolverIsTakenOver(t *testing.T) {
 	l := lookup{question: dnsmessage.Question{Name: dnsmessage.MustNewName("a.example."), Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}
 	answers := func(with string) func() bool {
 		return func() bool {
-			m, err := l.exchange(t.Context(), "udp", b.resolver+":53")
+			m, err := l.exchange(t.Context(), "udp", net.JoinHostPort(b.resolver, strconv.Itoa(int(first.networks.readPort()))))
 			return err == nil && len(m.Answers) == 1 && netip.AddrFrom4(m.Answers[0].Body.(*dnsmessage.AResource).A).String() == with
 		}
 	}
@@ -275,4 +279,140 @@ func TestResolverIsTakenOver(t *testing.T) {
 	cancel()
 	wg.Wait()
 	eventually(t, "the second answers", answers("203.0.113.2"))
+}
+
+// anotherResolver is a daemon of this machine's on port 53 of every address, by UDP and TCP; or, where
+// something else has port 53 already, of the one address. It counts who comes.
+func anotherResolver(t *testing.T, gate string) (visits func() int64) {
+	t.Helper()
+	var u net.PacketConn
+	var l net.Listener
+	bind := func(host string) (err error) {
+		if u, err = net.ListenPacket("udp4", net.JoinHostPort(host, "53")); err != nil {
+			return err
+		}
+		if l, err = net.Listen("tcp4", net.JoinHostPort(host, "53")); err != nil {
+			u.Close()
+		}
+		return err
+	}
+	if err := bind("0.0.0.0"); err != nil {
+		t.Logf("on the gateway alone: %v", err)
+		if err := bind(gate); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	t.Cleanup(func() { u.Close(); l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for buf := make([]byte, 512); ; {
+			_, from, err := u.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			count.Add(1)
+			_, _ = u.WriteTo([]byte(banner), from)
+		}
+	})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			count.Add(1)
+			c.Close()
+		}
+	})
+	return count.Load
+}
+
+// TestAnotherResolver: a daemon of this machine's has port 53, another one the port that our resolver
+// would take first, and a container's port is published as 53. Lookups reach our resolver all the
+// same, and nothing else on the gateway is reached, with our resolver there or without.
+func TestAnotherResolver(t *testing.T) {
+	address, _ := upstream(t)
+	d := newDriver(t, func(c *Config) { c.Upstreams = []string{address} })
+	spec := idle(t, "alice")
+	spec.Network = hub.NetworkOpen
+	h, _ := start(t, d, spec)
+	gate, err := d.networks.gateway(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	visits := anotherResolver(t, gate.String())
+	first := int(resolverPorts(d.cfg.Deployment)[0])
+	listen(t, "", first)
+	published := listen(t, "", 0)
+	table := "crltest_" + d.cfg.Deployment
+	t.Cleanup(func() {
+		if err := setFilter(context.Background(), "delete table ip "+table+"\n"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := setFilter(t.Context(), fmt.Sprintf("table ip %s {\nchain p {\ntype nat hook prerouting priority -100; policy accept;\niifname %q meta l4proto { tcp, udp } th dport 53 redirect to :%d\n}\n}\n", table, d.networks.device(hub.NetworkOpen), published)); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(network string) string {
+		return python(t, d, h, `
+import socket, struct, sys
+network, server, name = sys.argv[1:]
+q = struct.pack(">HHHHHH", 7, 256, 1, 0, 0, 0) + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0" + struct.pack(">HH", 1, 1)
+try:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if network == "tcp" else socket.SOCK_DGRAM) as s:
+        s.settimeout(2)
+        s.connect((server, 53))
+        s.send(q if network == "udp" else struct.pack(">H", len(q)) + q)
+        m = s.recv(4096)
+        print(socket.inet_ntoa(m[-4:]) if len(m) > len(q) else m)
+except OSError as e:
+    print("nobody")
+`, network, gate.String(), "public.example")
+	}
+	others := every(first, gate.String())[:2]
+	others = append(others, every(published, gate.String())[:2]...)
+	closed := func(when string) {
+		t.Helper()
+		for _, network := range []string{"udp", "tcp"} {
+			if got := ask(network); got != "nobody" {
+				t.Errorf("%s, a lookup by %s: %s", when, network, got)
+			}
+		}
+		expect(t, d, h, false, others)
+	}
+	closed("before the resolver runs")
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = d.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	for _, network := range []string{"udp", "tcp"} {
+		eventually(t, "our resolver answers by "+network, func() bool { return ask(network) == "203.0.113.10" })
+	}
+	port := int(d.networks.readPort())
+	if port == first || port == 0 {
+		t.Fatalf("the resolver's port is %d", port)
+	}
+	expect(t, d, h, false, append(others, every(port, gate.String())[:2]...)) // nor ours, but by way of 53
+	if n := visits(); n != 0 {
+		t.Errorf("the other daemon was asked %d times", n)
+	}
+	cancel()
+	wg.Wait()
+	closed("when the resolver has gone")
+	if n := visits(); n != 0 {
+		t.Errorf("the other daemon was asked %d times", n)
+	}
+
+	flush(t, d)
+	expect(t, d, h, true, others)
+	if err := setFilter(t.Context(), "flush table ip "+table+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, d, h, true, every(53, gate.String())[:2])
+	if visits() < 2 {
+		t.Error("nothing reaches the other daemon without the filter: this tests nothing")
+	}
 }

@@ -25,6 +25,8 @@ type networks struct {
 	pool netip.Prefix
 	turn chan struct{} // one at a time makes a network and sets the filter
 
+	setting sync.Mutex // one at a time reads the resolver's port and sets the filter by it
+
 	mu   sync.Mutex
 	gate netip.Addr // the open bridge's, where our resolver answers; invalid until it is known
 }

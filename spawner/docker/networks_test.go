@@ -2,6 +2,7 @@ package docker
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -70,14 +71,22 @@ func TestDevices(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	n := &networks{cfg: Config{Deployment: "main-2"}}
-	with, without := n.rules(netip.MustParseAddr("10.201.0.1")), n.rules(netip.Addr{})
-	if !strings.Contains(with, "ip daddr 10.201.0.1 meta l4proto { tcp, udp } th dport 53 accept") || strings.Contains(without, "dport 53") {
-		t.Errorf("the resolver's rule:\n%s\n%s", with, without)
+	with, without := n.rules(netip.MustParseAddrPort("10.201.0.1:20053")), n.rules(netip.AddrPort{})
+	for _, part := range []string{
+		"ip daddr 10.201.0.1 udp dport 53 dnat ip to 10.201.0.1:20053", "ip daddr 10.201.0.1 tcp dport 53 dnat ip to 10.201.0.1:20053",
+		"ip daddr 10.201.0.1 meta l4proto { tcp, udp } th dport 20053 ct status dnat ct original proto-dst 53 accept",
+	} {
+		if !strings.Contains(with, part) {
+			t.Errorf("%q is missing:\n%s", part, with)
+		}
+	}
+	if strings.Contains(without, "53") || strings.Contains(without, "nat") {
+		t.Errorf("nobody listens, and lookups are let through:\n%s", without)
+	}
+	if strings.Count(with, "accept") != strings.Count(without, "accept")+2 { // the rule, and the chain's policy
+		t.Errorf("something else is accepted:\n%s", with)
 	}
 	for _, r := range []string{with, without} {
-		if strings.Count(r, "accept") != strings.Count(without, "accept")+strings.Count(r, "dport 53") {
-			t.Errorf("something else is accepted:\n%s", r)
-		}
 		if !strings.HasPrefix(r, "table inet carrel_main_2 {}\ndelete table inet carrel_main_2\n") {
 			t.Errorf("the table is not replaced in one step:\n%s", r)
 		}
@@ -85,6 +94,42 @@ func TestRules(t *testing.T) {
 			if !strings.Contains(r, p) {
 				t.Errorf("%s is not dropped:\n%s", p, r)
 			}
+		}
+	}
+}
+
+// TestResolverPorts are a deployment's own and always the same, and none that Linux gives out by itself.
+func TestResolverPorts(t *testing.T) {
+	ports := resolverPorts("main")
+	if !slices.Equal(ports, resolverPorts("main")) || slices.Equal(ports, resolverPorts("other")) {
+		t.Error("the ports are not the deployment's")
+	}
+	for _, deployment := range []string{"main", "other", "a", "b", "c"} {
+		seen := map[uint16]bool{}
+		for _, p := range resolverPorts(deployment) {
+			if p < 1024 || p >= 32768 || seen[p] {
+				t.Errorf("%s tries port %d", deployment, p)
+			}
+			seen[p] = true
+		}
+	}
+}
+
+// TestResolverPortFile: what can't be read is nobody's port.
+func TestResolverPortFile(t *testing.T) {
+	n := &networks{cfg: Config{StateDir: t.TempDir()}}
+	if got := n.readPort(); got != 0 {
+		t.Errorf("of no file: %d", got)
+	}
+	if err := n.writePort(20053); err != nil || n.readPort() != 20053 {
+		t.Errorf("read back: %d, %v", n.readPort(), err)
+	}
+	for _, text := range []string{"", "x", "-1", "20053\n", "65536", "20053 accept"} {
+		if err := os.WriteFile(n.portFile(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.readPort(); got != 0 {
+			t.Errorf("%q is read as %d", text, got)
 		}
 	}
 }

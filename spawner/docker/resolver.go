@@ -3,14 +3,17 @@ package docker
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -19,12 +22,12 @@ import (
 )
 
 const (
-	resolveWithin  = 4 * time.Second
-	maxResolving   = 256 // lookups at work, of all containers
-	maxPerServer   = 32  // and of one
-	maxDNSMessage  = 4096
-	resolverRetry  = 2 * time.Second // another hub of this machine may be answering
-	resolverListen = "53"
+	resolveWithin = 4 * time.Second
+	maxResolving  = 256 // lookups at work, of all containers
+	maxPerServer  = 32  // and of one
+	maxDNSMessage = 4096
+	resolverRetry = 2 * time.Second // another hub of this machine may be answering
+	dnsPort       = "53"
 )
 
 // resolve answers name lookups on the open bridge's gateway until ctx ends: each is asked of the
@@ -33,13 +36,7 @@ const (
 func (d *Driver) resolve(ctx context.Context) {
 	broken := false
 	for ctx.Err() == nil {
-		callCtx, done := outlast(ctx, createTimeout)
-		b, err := d.networks.ensure(callCtx, hub.NetworkOpen)
-		done()
-		if err == nil {
-			gate := b.prefix.Addr().Next()
-			err = d.serveNames(ctx, net.JoinHostPort(gate.String(), resolverListen), func() bool { return d.gateIs(ctx, gate) })
-		}
+		err := d.resolveAlone(ctx)
 		if ctx.Err() == nil && (err != nil) != broken {
 			broken = err != nil
 			d.cfg.Logger.WarnContext(ctx, "resolver for notebooks", "running", !broken, "error", err)
@@ -49,6 +46,100 @@ func (d *Driver) resolve(ctx context.Context) {
 		case <-time.After(resolverRetry):
 		}
 	}
+}
+
+// resolveAlone answers for as long as it can, or returns at once where another hub of this machine
+// does. The packet filter sends lookups to the port on which this one listens, and forgets it with
+// the listener: what else this machine may have on port 53, or later on that port, is never asked.
+func (d *Driver) resolveAlone(ctx context.Context) error {
+	unlock, err := tryLockFile(filepath.Join(d.cfg.StateDir, "resolver.lock"))
+	if unlock == nil || err != nil {
+		return err
+	}
+	defer unlock()
+	callCtx, done := outlast(ctx, createTimeout)
+	b, err := d.networks.ensure(callCtx, hub.NetworkOpen)
+	done()
+	if err != nil {
+		return err
+	}
+	gate := b.prefix.Addr().Next()
+	l, err := listenForNames(ctx, gate, resolverPorts(d.cfg.Deployment))
+	if err != nil {
+		return err
+	}
+	defer d.tellPort(context.WithoutCancel(ctx), 0)
+	if err := d.tellPort(ctx, l.port()); err != nil {
+		l.close()
+		return err
+	}
+	return d.serveNames(ctx, l, func() bool { return d.gateIs(ctx, gate) })
+}
+
+// tellPort has the filter send lookups to a port of the gateway; 0 is none.
+func (d *Driver) tellPort(ctx context.Context, port uint16) error {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
+	if err := d.networks.writePort(port); err != nil {
+		return err
+	}
+	return d.networks.enforce(ctx)
+}
+
+// nameListener is a port of the gateway, by UDP and by TCP.
+type nameListener struct {
+	udp net.PacketConn
+	tcp net.Listener
+}
+
+func (l nameListener) port() uint16 { return uint16(l.tcp.Addr().(*net.TCPAddr).Port) } // it is one
+
+func (l nameListener) close() {
+	l.udp.Close() //nolint:errcheck // ends its loop
+	l.tcp.Close() // likewise
+}
+
+// Where the resolver listens: beneath the ports that Linux gives to whoever asks for any (32768 and
+// above), so that no other program comes by one of these by chance.
+const (
+	firstResolverPort = 20000
+	resolverPortCount = 10000
+	resolverPortTries = 64
+)
+
+// resolverPorts are those that a deployment's resolver tries, the same ones in the same order always.
+func resolverPorts(deployment string) []uint16 {
+	sum := sha256.Sum256([]byte("carrel resolver " + deployment))
+	start := binary.BigEndian.Uint32(sum[:4])
+	ports := make([]uint16, resolverPortTries)
+	for i := range ports {
+		ports[i] = uint16(firstResolverPort + (start%resolverPortCount+uint32(i))%resolverPortCount)
+	}
+	return ports
+}
+
+// listenForNames takes the first port that nobody has.
+func listenForNames(ctx context.Context, gate netip.Addr, ports []uint16) (nameListener, error) {
+	var failure error
+	for _, p := range ports {
+		l, err := listenBoth(ctx, netip.AddrPortFrom(gate, p).String())
+		if err == nil || !errors.Is(err, syscall.EADDRINUSE) {
+			return l, err
+		}
+		failure = err
+	}
+	return nameListener{}, failure
+}
+
+func listenBoth(ctx context.Context, address string) (l nameListener, err error) {
+	var lc net.ListenConfig
+	if l.udp, err = lc.ListenPacket(ctx, "udp4", address); err != nil {
+		return l, err
+	}
+	if l.tcp, err = lc.Listen(ctx, "tcp4", l.udp.LocalAddr().String()); err != nil {
+		l.udp.Close() //nolint:errcheck // unused
+	}
+	return l, err
 }
 
 // gateIs tells whether the gateway is where it was; not being able to tell is no reason to move.
@@ -67,29 +158,18 @@ type nameServer struct {
 	total     int
 }
 
-// serveNames listens until ctx ends, the socket breaks, or stay says no: then nil.
-func (d *Driver) serveNames(ctx context.Context, address string, stay func() bool) error {
+// serveNames answers until ctx ends, a socket breaks, or stay says no: then nil. It closes l.
+func (d *Driver) serveNames(ctx context.Context, l nameListener, stay func() bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var lc net.ListenConfig
-	udp, err := lc.ListenPacket(ctx, "udp4", address)
-	if err != nil {
-		return err
-	}
-	tcp, err := lc.Listen(ctx, "tcp4", udp.LocalAddr().String())
-	if err != nil {
-		udp.Close() //nolint:errcheck // unused
-		return err
-	}
 	s := &nameServer{upstreams: d.upstreams, at: map[netip.Addr]int{}}
 	var wg sync.WaitGroup
 	var udpErr, tcpErr error
-	wg.Go(func() { defer cancel(); udpErr = s.serveUDP(ctx, udp) })
-	wg.Go(func() { defer cancel(); tcpErr = s.serveTCP(ctx, tcp) })
+	wg.Go(func() { defer cancel(); udpErr = s.serveUDP(ctx, l.udp) })
+	wg.Go(func() { defer cancel(); tcpErr = s.serveTCP(ctx, l.tcp) })
 	wg.Go(func() { defer cancel(); awaitNot(ctx, stay) })
 	<-ctx.Done()
-	udp.Close() //nolint:errcheck // ends its loop
-	tcp.Close() // likewise
+	l.close()
 	wg.Wait()
 	for _, err := range []error{udpErr, tcpErr} {
 		if !errors.Is(err, net.ErrClosed) {
@@ -282,7 +362,7 @@ func (d *Driver) upstreams() []string {
 	var ups []string
 	for line := range strings.Lines(string(raw)) {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == "nameserver" {
-			ups = append(ups, net.JoinHostPort(f[1], resolverListen))
+			ups = append(ups, net.JoinHostPort(f[1], dnsPort))
 		}
 	}
 	return ups
