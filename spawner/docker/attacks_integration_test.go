@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -336,6 +337,35 @@ except OSError as e:
 	}
 	computes(t, d, h)
 	computes(t, d, bobs)
+}
+
+// TestOutOfMemoryBefore: a server that ends for a reason of its own says that, though one of its
+// kernels ran out of memory before.
+func TestOutOfMemoryBefore(t *testing.T) {
+	d := newDriver(t)
+	spec := idle(t, "alice")
+	spec.Limits.Memory = 64 << 20
+	spec.Command = []string{"sh", "-c", `python3 -c "x = []
+while True: x.append(bytearray(1 << 20))"; echo "ended with $?"; exit 3`}
+	h, _ := start(t, d, spec)
+	name, err := d.open(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the server ends", func() bool {
+		c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !c.State.Running && c.State.OOMKilled // else this tests nothing
+	})
+	lines, err := d.Logs(t.Context(), h, 9)
+	if err != nil || !slices.Contains(lines, "ended with 137") {
+		t.Errorf("its kernel: %q, %v", lines, err)
+	}
+	if st, err := d.Inspect(t.Context(), h); err != nil || st.Reason != "exit code 3" {
+		t.Errorf("it ended: %+v, %v", st, err)
+	}
 }
 
 // TestOutOfMemory: a server whose own process dies of it says so.

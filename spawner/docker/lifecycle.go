@@ -255,10 +255,14 @@ func (d *Driver) statusOf(name string, id identity, state container.ContainerSta
 	return st
 }
 
-// endReason says in words why a container ended.
+// killedCode is a container's exit code when its process was killed: 128 and SIGKILL.
+const killedCode = 137
+
+// endReason says in words why a container ended. Docker marks one as out of memory when any of its
+// processes was killed for it, a kernel hours ago: it ended of it only if its own process was killed.
 func endReason(c container.InspectResponse) string {
 	switch {
-	case c.State.OOMKilled:
+	case c.State.OOMKilled && c.State.ExitCode == killedCode:
 		limit := int64(0)
 		if c.HostConfig != nil {
 			limit = c.HostConfig.Memory
@@ -266,7 +270,7 @@ func endReason(c container.InspectResponse) string {
 		return fmt.Sprintf("out of memory (its limit is %d MiB)", limit>>20)
 	case c.State.Error != "":
 		return "Docker could not run it"
-	case c.State.ExitCode == 137:
+	case c.State.ExitCode == killedCode:
 		return "it was killed"
 	}
 	return "exit code " + strconv.Itoa(c.State.ExitCode)

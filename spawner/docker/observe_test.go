@@ -44,16 +44,22 @@ func FuzzPrintable(f *testing.F) {
 
 func TestEndReason(t *testing.T) {
 	limits := &container.HostConfig{Resources: container.Resources{Memory: 512 << 20}}
-	for want, s := range map[string]container.State{
-		"out of memory (its limit is 512 MiB)": {OOMKilled: true, ExitCode: 137},
-		"it was killed":                        {ExitCode: 137},
-		"exit code 3":                          {ExitCode: 3},
-		"exit code 0":                          {},
-		"Docker could not run it":              {Error: "exec: no such file /secret/path", ExitCode: 127},
+	for _, c := range []struct {
+		name  string
+		state container.State
+		want  string
+	}{
+		{"out of memory", container.State{OOMKilled: true, ExitCode: 137}, "out of memory (its limit is 512 MiB)"},
+		{"killed", container.State{ExitCode: 137}, "it was killed"},
+		{"ended", container.State{ExitCode: 3}, "exit code 3"},
+		{"ended well", container.State{}, "exit code 0"},
+		{"ended after a kernel ran out of memory", container.State{OOMKilled: true, ExitCode: 1}, "exit code 1"},
+		{"ended well after that", container.State{OOMKilled: true}, "exit code 0"},
+		{"never ran", container.State{Error: "exec: no such file /secret/path", ExitCode: 127}, "Docker could not run it"},
 	} {
-		c := container.InspectResponse{ContainerJSONBase: &container.ContainerJSONBase{State: &s, HostConfig: limits}}
-		if got := endReason(c); got != want {
-			t.Errorf("%+v: %q, want %q", s, got, want)
+		got := endReason(container.InspectResponse{ContainerJSONBase: &container.ContainerJSONBase{State: &c.state, HostConfig: limits}})
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }
