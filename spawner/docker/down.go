@@ -53,6 +53,7 @@ func (d *Driver) removeHomes(ctx context.Context) error {
 	errs := []error{fail("list homes", err)}
 	for _, v := range vols.Volumes {
 		if d.cfg.Keyring.CheckLabelMAC(v.Labels[labelMAC], "volume", v.Labels[labelUserID]) {
+			errs = append(errs, d.homes.removeKeeper(ctx, v.Name)) // else it keeps the volume
 			errs = append(errs, fail("remove home", d.api.on(ctx).VolumeRemove(ctx, v.Name, false)))
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/mount"
-	"github.com/docker/docker/api/types/volume"
 	"golang.org/x/sys/unix"
 
 	"carrel/hub"
@@ -74,21 +73,41 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 	if spec.UserID == "" || strings.Trim(string(spec.UserID), "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
 		return mount.Mount{}, nil, hub.Errorf(hub.Internal, "open home", "the person's id is malformed")
 	}
-	if h.cfg.HomeKind == homeVolume {
-		_, err := h.api.on(ctx).VolumeCreate(ctx, volume.CreateOptions{Name: h.volume(spec.UserID), Labels: map[string]string{
-			labelDeployment: h.cfg.Deployment, labelUserID: string(spec.UserID), labelMAC: h.cfg.Keyring.LabelMAC("volume", string(spec.UserID)),
-		}})
-		return mount.Mount{Type: mount.TypeVolume, Source: h.volume(spec.UserID), Target: spec.Home}, func() {}, fail("make home", err)
-	}
 	release, err = h.hold(ctx, spec.UserID)
 	if err != nil {
 		return mount.Mount{}, nil, err
 	}
-	if err := h.mountLoop(ctx, spec); err != nil {
+	if h.cfg.HomeKind == homeVolume {
+		m, err = h.openVolume(ctx, spec)
+	} else {
+		m, err = h.openLoop(ctx, spec)
+	}
+	if err != nil {
 		release()
 		return mount.Mount{}, nil, err
 	}
-	return mount.Mount{Type: mount.TypeBind, Source: h.mountPoint(spec.UserID), Target: spec.Home, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}, release, nil
+	return m, release, nil
+}
+
+// openLoop mounts the image; a home that is another user's is closed again.
+func (h *homes) openLoop(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
+	point := h.mountPoint(spec.UserID)
+	if err := h.mountLoop(ctx, spec); err != nil {
+		return mount.Mount{}, err
+	}
+	owner, err := ownerOf(point)
+	if err == nil {
+		err = sameOwner(spec, owner)
+	}
+	if err != nil {
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer done()
+		if cerr := h.closeHeld(ctx, spec.UserID); cerr != nil {
+			h.cfg.Logger.WarnContext(ctx, "home not unmounted; tried again later", "user_id", spec.UserID, "error", cerr)
+		}
+		return mount.Mount{}, err
+	}
+	return mount.Mount{Type: mount.TypeBind, Source: point, Target: spec.Home, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}, nil
 }
 
 // mountLoop mounts the image, after making it at the first start and growing it where the profile

@@ -391,6 +391,97 @@ func TestHomeInAVolume(t *testing.T) {
 	}
 }
 
+// TestHomeOfAnotherUID: a profile whose user id changed is refused, by name of the field; the home
+// is as it was, and closed. A changed group is no hindrance.
+func TestHomeOfAnotherUID(t *testing.T) {
+	for _, kind := range []string{homeLoop, homeVolume} {
+		t.Run(kind, func(t *testing.T) {
+			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
+			spec := idle(t, "alice")
+			h, _ := start(t, d, spec)
+			if out, code := run(t, d, h, "sh", "-c", "echo kept > /home/jovyan/note"); code != 0 {
+				t.Fatal(out)
+			}
+			other := idle(t, "alice")
+			other.Key, other.UID, other.Profile = key(t, "alice", "r"), 1234, "r-4"
+			refused := func() {
+				t.Helper()
+				_, err := d.Start(t.Context(), other)
+				if hub.KindOf(err) != hub.Invalid || hub.FieldOf(err) != "profiles.r-4.uid" {
+					t.Errorf("for another user: %v", err)
+				}
+			}
+			refused()
+			if out, code := run(t, d, h, "sh", "-c", "cd && echo more >> note && cat note"); code != 0 || out != "kept\nmore\n" {
+				t.Errorf("the running server's home, after the refusal: %s", out)
+			}
+			stop(t, d, h)
+			refused()
+			if kind == homeLoop && mounted(d.homes.mountPoint(spec.UserID)) {
+				t.Error("a home that was refused stays mounted")
+			}
+			spec.Generation++
+			spec.GID = 100
+			h, _ = start(t, d, spec)
+			if out, code := run(t, d, h, "sh", "-c", "cd && id -u && id -g && echo again >> note && cat note && echo x > new"); code != 0 || out != "1000\n100\nkept\nmore\nagain\n" {
+				t.Errorf("of another group: %s", out)
+			}
+		})
+	}
+}
+
+// TestVolumeIsItsOwners, whatever the image has at the place of the home: nothing, a directory of
+// root's, or another user's files, none of which get into it; and one that an earlier version, or a
+// process that ended half-way, left root's is given to the person, its content left alone.
+func TestVolumeIsItsOwners(t *testing.T) {
+	d := newDriver(t, func(c *Config) { c.HomeKind = homeVolume })
+	image := buildImage(t, d, "USER 0", "RUN mkdir -p /home/root/etc /home/other && echo x > /home/other/file && chown -R 4321:4321 /home/other && ln -s /etc /home/link", "VOLUME /carrel-home")
+	for _, home := range []string{"/home/nowhere/deep", "/home/root", "/home/other", "/home/jovyan"} {
+		spec := idle(t, "alice")
+		spec.UserID = hub.UserID("u" + strings.ReplaceAll(home, "/", ""))
+		spec.Image, spec.Home, spec.UID, spec.GID = image, home, 1234, 567
+		h, _ := start(t, d, spec)
+		if out, code := run(t, d, h, "sh", "-c", "ls -A ~ && stat -c '%u:%g %a' ~ && echo kept > ~/note"); code != 0 || out != "1234:567 755\n" {
+			t.Errorf("%s: %s", home, out)
+		}
+		stop(t, d, h)
+	}
+
+	spec := idle(t, "bob")
+	_, err := d.api.on(t.Context()).VolumeCreate(t.Context(), volume.CreateOptions{Name: d.homes.volume(spec.UserID), Labels: map[string]string{
+		labelDeployment: d.cfg.Deployment, labelUserID: string(spec.UserID), labelMAC: d.cfg.Keyring.LabelMAC("volume", string(spec.UserID)),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := func(args ...string) {
+		t.Helper()
+		args = append([]string{"create", "--name", d.homes.volume(spec.UserID), "--label", labelDeployment + "=" + d.cfg.Deployment}, args...)
+		if out, err := exec.Command("docker", append(args, "-v", d.homes.volume(spec.UserID)+":/carrel-home", spec.Image, "x")...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	keeper()
+	if _, err := d.Start(t.Context(), spec); hub.KindOf(err) != hub.Conflict {
+		t.Errorf("with a keeper that is not ours: %v", err)
+	}
+	if out, err := exec.Command("docker", "rm", d.homes.volume(spec.UserID)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	keeper("--label", labelMAC+"="+d.cfg.Keyring.LabelMAC("keeper", d.homes.volume(spec.UserID)))
+	// What is in it already stays as it is, a link that leads out included.
+	if out, err := exec.Command("docker", "run", "--rm", "--user", "0", "--entrypoint", "sh", "-v", d.homes.volume(spec.UserID)+":/v:nocopy", spec.Image, "-c", "chown 0:0 /v; cd /v; echo old > old; ln -s /etc/passwd link").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h, _ := start(t, d, spec)
+	if out, code := run(t, d, h, "sh", "-c", "cd; stat -c '%n %u' . old link; stat -Lc %u link; echo x > new"); code != 0 || out != ". 1000\nold 0\nlink 0\n0\n" {
+		t.Errorf("a home that was root's: %s", out)
+	}
+	if out, err := exec.Command("docker", "ps", "-aq", "--filter", "name=^"+d.homes.volume(spec.UserID)+"$").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("a keeper is left: %v: %s", err, out)
+	}
+}
+
 // TestDownKeepsHomes unless it is told not to.
 func TestDownKeepsHomes(t *testing.T) {
 	d := newDriver(t)

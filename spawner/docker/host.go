@@ -126,6 +126,16 @@ func mounted(path string) bool {
 	return unix.Lstat(path, &at) == nil && unix.Lstat(filepath.Dir(path), &above) == nil && at.Dev != above.Dev
 }
 
+// ownerOf is the user id that a mounted home belongs to: of its top directory, which is the path of
+// ours that it is mounted at.
+func ownerOf(point string) (int, error) {
+	var at unix.Stat_t
+	if err := unix.Lstat(point, &at); err != nil {
+		return 0, homeFault("look whose home it is", err)
+	}
+	return int(at.Uid), nil
+}
+
 // loopOf is the loop device that an image is attached to, or "". After the last unmount it can take
 // a moment to go; a mount that another process inherited keeps it.
 func loopOf(image string) string {
