@@ -68,12 +68,12 @@ func (d *Driver) resolveAlone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer d.tellPort(context.WithoutCancel(ctx), 0)
-	if err := d.tellPort(ctx, l.port()); err != nil {
+	if err := d.tellPort(ctx, l.port); err != nil {
 		l.close()
 		return err
 	}
-	return d.serveNames(ctx, l, func() bool { return d.gateIs(ctx, gate) })
+	err = d.serveNames(ctx, l, func() bool { return d.gateIs(ctx, gate) })
+	return errors.Join(err, d.tellPort(context.WithoutCancel(ctx), 0))
 }
 
 // tellPort has the filter send lookups to a port of the gateway; 0 is none.
@@ -88,11 +88,10 @@ func (d *Driver) tellPort(ctx context.Context, port uint16) error {
 
 // nameListener is a port of the gateway, by UDP and by TCP.
 type nameListener struct {
-	udp net.PacketConn
-	tcp net.Listener
+	port uint16
+	udp  net.PacketConn
+	tcp  net.Listener
 }
-
-func (l nameListener) port() uint16 { return uint16(l.tcp.Addr().(*net.TCPAddr).Port) } // it is one
 
 func (l nameListener) close() {
 	l.udp.Close() //nolint:errcheck // ends its loop
@@ -122,7 +121,7 @@ func resolverPorts(deployment string) []uint16 {
 func listenForNames(ctx context.Context, gate netip.Addr, ports []uint16) (nameListener, error) {
 	var failure error
 	for _, p := range ports {
-		l, err := listenBoth(ctx, netip.AddrPortFrom(gate, p).String())
+		l, err := listenBoth(ctx, netip.AddrPortFrom(gate, p))
 		if err == nil || !errors.Is(err, syscall.EADDRINUSE) {
 			return l, err
 		}
@@ -131,12 +130,13 @@ func listenForNames(ctx context.Context, gate netip.Addr, ports []uint16) (nameL
 	return nameListener{}, failure
 }
 
-func listenBoth(ctx context.Context, address string) (l nameListener, err error) {
+func listenBoth(ctx context.Context, at netip.AddrPort) (l nameListener, err error) {
 	var lc net.ListenConfig
-	if l.udp, err = lc.ListenPacket(ctx, "udp4", address); err != nil {
+	l.port = at.Port()
+	if l.udp, err = lc.ListenPacket(ctx, "udp4", at.String()); err != nil {
 		return l, err
 	}
-	if l.tcp, err = lc.Listen(ctx, "tcp4", l.udp.LocalAddr().String()); err != nil {
+	if l.tcp, err = lc.Listen(ctx, "tcp4", at.String()); err != nil {
 		l.udp.Close() //nolint:errcheck // unused
 	}
 	return l, err
