@@ -89,26 +89,12 @@ func listen(t *testing.T, namespace string, port int) int {
 	var l net.Listener
 	var u net.PacketConn
 	var err error
-	done := make(chan struct{})
-	go func() { // on a thread that ends with it, where it is not to come back
-		defer close(done)
-		if namespace != "" {
-			runtime.LockOSThread()
-			var f *os.File
-			if f, err = os.Open(namespace); err != nil {
-				return
-			}
-			defer f.Close()
-			if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-				return
-			}
-		}
+	within(t, namespace, func() {
 		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err != nil {
 			return
 		}
 		u, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", l.Addr().(*net.TCPAddr).Port))
-	}()
-	<-done
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,6 +128,32 @@ func listen(t *testing.T, namespace string, port int) int {
 		}
 	})
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// within does something in a network namespace; "" is this one.
+func within(t *testing.T, namespace string, do func()) {
+	t.Helper()
+	var err error
+	done := make(chan struct{})
+	go func() { // on a thread that ends with it, where it is not to come back
+		defer close(done)
+		if namespace != "" {
+			runtime.LockOSThread()
+			var f *os.File
+			if f, err = os.Open(namespace); err != nil {
+				return
+			}
+			defer f.Close()
+			if err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+				return
+			}
+		}
+		do()
+	}()
+	<-done
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A target is something that a container tries to reach.
