@@ -54,34 +54,10 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request, c caller) error {
 	if _, err := a.existing(r.Context(), key); err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
-	if r.Method == http.MethodHead {
-		return nil
-	}
-	steps, wait := httpx.Feed(r.Context(), func(ctx context.Context) iter.Seq[hub.Progress] { return a.cfg.Servers.Progress(ctx, key) })
-	defer wait()
-	tick := time.NewTicker(keepAlive)
-	defer tick.Stop()
-	for text := ": progress\n\n"; ; {
-		if err := httpx.SendNow(w, text); err != nil {
-			return err
-		}
-		select {
-		case <-tick.C:
-			text = ": still here\n\n"
-		case p, more := <-steps:
-			if !more {
-				return nil
-			}
-			e := a.event(key, p)
-			b, err := json.Marshal(e)
-			if err != nil {
-				return hub.Wrap(hub.Internal, "encode progress", err)
-			}
-			if text = "data: " + string(b) + "\n\n"; e.Ready || e.Failed {
-				return httpx.SendNow(w, text)
-			}
-		}
-	}
+	steps := func(ctx context.Context) iter.Seq[hub.Progress] { return a.cfg.Servers.Progress(ctx, key) }
+	return httpx.Stream(w, r, ": progress\n\n", keepAlive, steps, func(p hub.Progress) (string, bool, error) {
+		e := a.event(key, p)
+		b, err := json.Marshal(e)
+		return "data: " + string(b) + "\n\n", e.Ready || e.Failed, hub.Wrap(hub.Internal, "encode progress", err)
+	})
 }

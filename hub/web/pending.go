@@ -98,39 +98,16 @@ func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error
 	if err != nil {
 		return err
 	}
-	h := rw.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("X-Accel-Buffering", "no")
-	if r.Method == http.MethodHead {
-		return nil
-	}
 	seen, _ := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)
-	steps, wait := httpx.Feed(r.Context(), func(ctx context.Context) iter.Seq[hub.Progress] { return w.cfg.Servers.Progress(ctx, key) })
-	defer wait()
-	tick := time.NewTicker(keepAlive)
-	defer tick.Stop()
-	for text := "retry: 2000\n\n"; ; {
-		if err := httpx.SendNow(rw, text); err != nil {
-			return err
+	steps := func(ctx context.Context) iter.Seq[hub.Progress] { return w.cfg.Servers.Progress(ctx, key) }
+	return httpx.Stream(rw, r, "retry: 2000\n\n", keepAlive, steps, func(p hub.Progress) (string, bool, error) {
+		id := p.At.UnixNano()
+		if id <= seen && !p.Done {
+			return "", false, nil
 		}
-		select {
-		case <-tick.C:
-			text = ": still here\n\n"
-		case p, more := <-steps:
-			if !more {
-				return nil
-			}
-			id := p.At.UnixNano()
-			if text = ""; id <= seen && !p.Done {
-				continue
-			}
-			b, err := json.Marshal(w.event(r.Context(), v, key, p, r.URL.Query().Get("next")))
-			if err != nil {
-				return hub.Wrap(hub.Internal, "encode progress", err)
-			}
-			text = "id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n"
-		}
-	}
+		b, err := json.Marshal(w.event(r.Context(), v, key, p, r.URL.Query().Get("next")))
+		return "id: " + strconv.FormatInt(id, 10) + "\ndata: " + string(b) + "\n\n", false, hub.Wrap(hub.Internal, "encode progress", err)
+	})
 }
 
 func (w *Web) event(ctx context.Context, v visitor, key hub.ServerKey, p hub.Progress, next string) event {

@@ -6,13 +6,48 @@ import (
 	"iter"
 	"net/http"
 	"sync"
+	"time"
 
 	"carrel/hub"
 )
 
-// Feed makes a channel of a sequence, for a stream that waits for other things too; it is closed
-// after the last value. The function returned ends and joins what fills it.
-func Feed[T any](ctx context.Context, values func(context.Context) iter.Seq[T]) (<-chan T, func()) {
+// Stream sends what render makes of each value as it comes (the HTML standard's server-sent events),
+// after an opening text, and a comment whenever nothing came for a while, so that nothing between
+// cuts the stream. A render of "" sends nothing; last ends the stream, as the end of values does. The
+// reader's going away is a Canceled error.
+func Stream[T any](w http.ResponseWriter, r *http.Request, opening string, every time.Duration, values func(context.Context) iter.Seq[T], render func(T) (text string, last bool, err error)) error {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	feed, wait := channel(r.Context(), values)
+	defer wait()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for text, last := opening, false; ; {
+		if err := sendNow(w, text); err != nil || last {
+			return err
+		}
+		select {
+		case <-tick.C:
+			text = ": still here\n\n"
+		case v, more := <-feed:
+			if !more {
+				return nil
+			}
+			var err error
+			if text, last, err = render(v); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// channel makes one of a sequence; it is closed after the last value. The function returned ends and
+// joins what fills it.
+func channel[T any](ctx context.Context, values func(context.Context) iter.Seq[T]) (<-chan T, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	feed := make(chan T)
 	var wg sync.WaitGroup
@@ -32,8 +67,8 @@ func Feed[T any](ctx context.Context, values func(context.Context) iter.Seq[T]) 
 	}
 }
 
-// SendNow writes to a stream and sends it on at once. Its error is Canceled: the reader went away.
-func SendNow(w http.ResponseWriter, text string) error {
+// sendNow writes to a stream and sends it on at once.
+func sendNow(w http.ResponseWriter, text string) error {
 	if text == "" {
 		return nil
 	}
