@@ -19,6 +19,7 @@ type flight struct {
 	abort      context.CancelFunc // of the driver's call alone, where one is under way
 	generation Generation         // that it flies
 	revision   uint64             // of the record that it took off with
+	cancelled  bool               // by a stop: it can't be joined any more
 	ending     bool               // it can't be joined or cancelled any more
 }
 
@@ -76,7 +77,7 @@ func (m *Manager) takeOff(ctx context.Context, key ServerKey, starting bool) (f 
 			m.mu.Unlock()
 			return f, false, nil
 		}
-		join := other.starting == starting && !other.ending
+		join := other.starting == starting && !other.cancelled && !other.ending
 		m.mu.Unlock()
 		var recorded <-chan struct{}
 		if join {
@@ -151,6 +152,7 @@ func (m *Manager) cancelStart(key ServerKey, f *flight) bool {
 // stop ends what the flight does, the driver's call too; the Manager's mutex is held. A lost lease
 // spares that call: another hub may have found by now, under the same name, what would be removed.
 func (f *flight) stop(cause error) {
+	f.cancelled = true
 	f.cancel(cause)
 	f.abort()
 }

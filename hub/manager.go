@@ -119,12 +119,9 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Server, error) {
 	if req.By.User == req.Key.User && req.By.UserID != "" && req.By.UserID != owner.ID {
 		return Server{}, &Error{Kind: Forbidden, Op: "start server", Message: "this name belongs to somebody else by now", Remedy: "sign in again"}
 	}
-	f, joined, err := m.takeOff(ctx, req.Key, true)
-	if err != nil {
-		return Server{}, err
-	}
-	if joined {
-		return m.Server(ctx, req.Key)
+	f, joined, err := m.joinStart(ctx, req.Key)
+	if err != nil || f == nil {
+		return joined, err
 	}
 	rec, lease, err := m.beginStart(ctx, req, owner, profile)
 	if err != nil || lease == nil {
@@ -133,6 +130,28 @@ func (m *Manager) Start(ctx context.Context, req StartRequest) (Server, error) {
 	}
 	m.launch(ctx, f, lease, rec, func(ctx context.Context) { m.flyStart(ctx, f, rec) })
 	return rec, nil
+}
+
+// joinStart gives the key's one flight to the caller or, where a start is under way, a nil flight
+// and the record of that start. One that is to be stopped, as another hub may just have recorded, is
+// waited for.
+func (m *Manager) joinStart(ctx context.Context, key ServerKey) (*flight, Server, error) {
+	for {
+		f, joined, err := m.takeOff(ctx, key, true)
+		if err != nil || !joined {
+			return f, Server{}, err
+		}
+		rec, err := m.Server(ctx, key)
+		if err != nil || rec.Phase != Stopping || rec.Intent != WantStopped {
+			return nil, rec, err
+		}
+		m.heed(rec)
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, Server{}, Wrap(Canceled, "start server", ctx.Err())
+		}
+	}
 }
 
 // admit finds a server's owner and the profile asked for, if the owner may use it here and now.
@@ -168,7 +187,7 @@ func (m *Manager) Stop(ctx context.Context, key ServerKey, why string) (Server, 
 		case <-ctx.Done():
 			return Server{}, Wrap(Canceled, "stop server", ctx.Err())
 		}
-		rec, err := m.update(ctx, key, func(s *Server) error { s.Intent, s.Reason = WantStopped, why; return nil })
+		rec, err := m.update(ctx, key, func(s *Server) error { s.wantStopped(why); return nil })
 		if err != nil && KindOf(err) != NotFound {
 			return Server{}, err
 		}

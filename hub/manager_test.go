@@ -154,8 +154,9 @@ func TestStartIsCancelled(t *testing.T) {
 					}
 					steps := w.steps(h, key)
 					time.Sleep(2 * time.Second)
-					if _, err := canceller.Stop(t.Context(), key, "changed my mind"); err != nil {
-						t.Fatal(err)
+					cancelled, err := canceller.Stop(t.Context(), key, "changed my mind")
+					if err != nil || cancelled.Phase != hub.Stopping && cancelled.Phase != hub.Absent || cancelled.Coming() {
+						t.Fatalf("stopping gives %s, %v", cancelled.Phase, err)
 					}
 					time.Sleep(2 * time.Second)
 					synctest.Wait()
@@ -173,6 +174,46 @@ func TestStartIsCancelled(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// Who starts a server again right after a stop, while the start before is still about to notice,
+// gets a new server, and is never told that the old one is ready.
+func TestStartRightAfterCancelling(t *testing.T) {
+	key := keyOf(t, "alice", "")
+	for _, elsewhere := range []bool{false, true} {
+		t.Run(fmt.Sprintf("elsewhere %v", elsewhere), func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.setPolicy(func(p *hub.Policy) { p.KernelCheck = true })
+				w.notebook.Set(key, hubtest.Mood{KernelIn: time.Hour})
+				h := w.hub()
+				canceller := h
+				if elsewhere {
+					canceller = w.hub()
+				}
+				if _, err := h.Start(t.Context(), ask(key)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				old := w.record(key)
+				if old.Phase != hub.Ready {
+					t.Fatalf("the server is %s", old.Phase)
+				}
+				w.machine.On(hubtest.AtStop, hubtest.Slow(time.Second))
+				if _, err := canceller.Stop(t.Context(), key, "changed my mind"); err != nil {
+					t.Fatal(err)
+				}
+				rec, err := h.Start(t.Context(), ask(key))
+				if err != nil || rec.Phase == hub.Ready {
+					t.Errorf("starting again gives %s of generation %d, %v", rec.Phase, rec.Generation, err)
+				}
+				settle()
+				if rec := w.record(key); rec.Generation == old.Generation {
+					t.Error("no new generation was started")
+				}
+				w.agrees(key, hub.Ready)
+			})
+		})
 	}
 }
 

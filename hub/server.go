@@ -157,7 +157,7 @@ const (
 
 var legal = map[Phase][]Phase{
 	Absent:   {Queued, Starting},
-	Queued:   {Starting, Absent, Failed},
+	Queued:   {Starting, Stopping, Absent, Failed},
 	Starting: {Ready, Failed, Stopping},
 	Ready:    {Paused, Stopping, Failed},
 	Paused:   {Ready, Stopping, Failed},

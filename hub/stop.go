@@ -27,10 +27,11 @@ func (m *Manager) beginStop(ctx context.Context, key ServerKey, why string, stil
 		if s.Phase == Absent || !still(*s) {
 			return errNothingToDo
 		}
-		if s.Phase != Stopping {
-			s.Phase, s.Since = Stopping, time.Now() // of Queued nothing runs yet, but something may: Stop finds out
+		if s.Phase == Failed {
+			s.Phase, s.Since = Stopping, time.Now() // for what it may have left
 		}
-		s.Intent, s.Reason, s.CullAt, s.CullWhy, s.Leftover = WantStopped, why, time.Time{}, "", false
+		s.wantStopped(why)
+		s.CullAt, s.CullWhy, s.Leftover = time.Time{}, "", false
 		return nil
 	})
 	if err != nil {
@@ -49,13 +50,22 @@ func (m *Manager) intend(ctx context.Context, key ServerKey, why string, still f
 		if s.Phase == Absent || s.Phase == Failed || !still(*s) {
 			return errNothingToDo
 		}
-		s.Intent, s.Reason = WantStopped, why
+		s.wantStopped(why)
 		return nil
 	})
 	if errors.Is(err, errNothingToDo) {
 		err = nil
 	}
 	return rec, err
+}
+
+// wantStopped notes that a server is to be stopped. What reads the record sees it stopping at once,
+// also while a start is still about to notice.
+func (s *Server) wantStopped(why string) {
+	if s.Phase.Active() && s.Phase != Stopping {
+		s.Phase, s.Since = Stopping, time.Now() // of Queued nothing runs yet, but something may: the driver's list tells
+	}
+	s.Intent, s.Reason = WantStopped, why
 }
 
 var errNothingToDo = errors.New("nothing is to be done")
