@@ -28,6 +28,9 @@ import (
 // patience is how long anything that must come is waited for; machines of CI are loaded.
 const patience = 20 * time.Second
 
+// testDrain is how a test's proxy goes away.
+var testDrain = Drain{Requests: 8 * time.Second, Handed: 20 * time.Second, Tunnels: 200 * time.Millisecond}
+
 // setup is what a test wants of its proxy; zero is a hub on HTTPS with subdomains.
 type setup struct {
 	mode     hub.OriginMode
@@ -99,7 +102,7 @@ func newWorld(t testing.TB, s setup) *world {
 	t.Cleanup(func() { w.store.Close() })
 	cfg := Config{
 		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Events: w.store,
-		AdminAccess: s.admin, RedisGrace: s.grace, Logger: logger,
+		AdminAccess: s.admin, RedisGrace: s.grace, Drain: testDrain, Logger: logger,
 		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, w.edgeGot.handler("edge")),
 	}
 	for _, p := range s.trusted {

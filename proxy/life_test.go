@@ -246,7 +246,7 @@ func TestDrain(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
-	if took := time.Since(began); took > drainTimeout+tunnelsTimeout+2*time.Second {
+	if took := time.Since(began); took > testDrain.Requests+tunnelsTimeout+2*time.Second {
 		t.Errorf("took %v", took)
 	}
 	for a, err := range w.store.Activities(t.Context()) {

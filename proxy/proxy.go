@@ -39,6 +39,8 @@ type Config struct {
 	Hub            hub.Endpoint   // the hub's pages
 	Edge           hub.Endpoint   // the hub's edge API
 	RedisGrace     time.Duration  // how long a known session is honoured with the store away
+	Drain          Drain
+	Ready          func() // called once requests are served; nil: nobody waits
 	Logger         *slog.Logger
 }
 
@@ -53,6 +55,9 @@ type Proxy struct {
 	pools    transports
 	crowd    crowd
 	ready    atomic.Bool
+	leaving  atomic.Bool           // answers are the last ones of their connections
+	conns    atomic.Int64          // open connections but websockets
+	handlers atomic.Int64          // requests at work
 	reload   chan struct{}         // asks for the routes to be read
 	recheck  chan struct{}         // asks for the tunnels' sessions to be looked at
 	relay    httputil.ReverseProxy // what every forwarding has in common
@@ -81,13 +86,10 @@ const (
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10
-	drainTimeout   = 8 * time.Second
-	tunnelsTimeout = 3 * time.Second
 )
 
-// Run reads every route and name before it accepts, serves the listeners until ctx ends, then stops in
-// order: not ready, no new connections, requests finished, tunnels told that we go away, activity
-// recorded.
+// Run reads every route and name before it accepts, serves the listeners until ctx ends, then goes
+// away as [Config.Drain] says, and records activity. See [ErrSucceeded].
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
@@ -109,14 +111,16 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 		loops.Go(func() { failed <- server.Serve(l) })
 	}
 	p.ready.Store(true)
+	if p.cfg.Ready != nil {
+		p.cfg.Ready()
+	}
 	var err error
 	select {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case err = <-failed:
 	}
-	p.ready.Store(false)
-	p.drain(context.WithoutCancel(ctx), server)
+	p.drain(context.WithoutCancel(ctx), server, listeners, context.Cause(ctx) == ErrSucceeded) //nolint:errorlint // our own, given as it is
 	return err
 }
 
@@ -124,29 +128,18 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 func (p *Proxy) server() *http.Server {
 	return &http.Server{
 		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: p.crowd.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		ConnState: p.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
 	}
-}
-
-// drain lets requests finish, then tells the tunnels; each has time of its own, so that an endless
-// download takes none of theirs.
-func (p *Proxy) drain(ctx context.Context, server *http.Server) {
-	requests, done := context.WithTimeout(ctx, drainTimeout)
-	defer done()
-	if err := server.Shutdown(requests); err != nil {
-		server.Close() //nolint:errcheck // what did not finish is cut
-	}
-	p.tunnels.cutAll(closeGoingAway, "the proxy is restarting")
-	tunnels, done := context.WithTimeout(ctx, tunnelsTimeout)
-	defer done()
-	p.tunnels.wait(tunnels)
 }
 
 // Handler serves one request after another.
 func (p *Proxy) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.handlers.Add(1)
+		defer p.handlers.Add(-1)
 		began := time.Now()
 		rec := newRecorder(w, r)
+		rec.leaving = &p.leaving
 		r = guardBody(rec, r)
 		abort, err := p.guarded(rec, r)
 		if err != nil && !abort {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,10 +13,11 @@ const takeWithin = 2 * time.Minute
 // recorder knows what was answered, and gives up on a client that does not take it.
 type recorder struct {
 	http.ResponseWriter
-	conn   *http.ResponseController
-	close  bool // the connection ends with this answer
-	status int
-	bytes  int64
+	conn    *http.ResponseController
+	close   bool // the connection ends with this answer
+	status  int
+	leaving *atomic.Bool // so do all
+	bytes   int64
 }
 
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
@@ -36,7 +38,7 @@ func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
-	if w.close {
+	if w.close || w.leaving != nil && w.leaving.Load() {
 		w.Header().Set("Connection", "close")
 	}
 	w.extend()

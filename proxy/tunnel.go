@@ -50,10 +50,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 		rec.status = http.StatusSwitchingProtocols
 	}
 	t := newLive(front, back, credential{who.Session, who.byToken}, rt)
-	if !p.tunnels.add(t) {
-		t.close()
-		return nil // we are going away
-	}
+	p.tunnels.add(t)
 	// The handler's goroutine goes on as one of the two pumps, whose end is the tunnel's.
 	defer p.tunnels.remove(t)
 	p.confirm(r, t)

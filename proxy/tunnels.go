@@ -2,7 +2,11 @@ package proxy
 
 import (
 	"context"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"sync"
+	"time"
 
 	"carrel/hub"
 )
@@ -23,7 +27,7 @@ type tunnels struct {
 	byServer map[hub.ServerKey]map[*live]bool
 	gone     sync.Cond
 	n        int
-	over     bool // no more come in
+	over     bool // we go away
 }
 
 // full tells whether a session has as many as it may.
@@ -33,13 +37,10 @@ func (s *tunnels) full(h hub.SecretHash) bool {
 	return len(s.byWho[credential{h, false}])+len(s.byWho[credential{h, true}]) >= maxTunnels
 }
 
-// add takes a tunnel in, unless all have been told that we go away.
-func (s *tunnels) add(t *live) bool {
+// add takes a tunnel in; one that comes when all have been told that we go away is told at once.
+func (s *tunnels) add(t *live) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
-		return false
-	}
 	if s.byWho == nil {
 		s.byWho, s.byServer = map[credential]map[*live]bool{}, map[hub.ServerKey]map[*live]bool{}
 		s.gone.L = &s.mu
@@ -47,7 +48,9 @@ func (s *tunnels) add(t *live) bool {
 	put(s.byWho, t.who, t)
 	put(s.byServer, t.route.Key, t)
 	s.n++
-	return true
+	if s.over {
+		t.cut(closeGoingAway, goingAway)
+	}
 }
 
 func put[K comparable](index map[K]map[*live]bool, key K, t *live) {
@@ -106,16 +109,27 @@ func (s *tunnels) cutRoute(key hub.ServerKey, now *route, reason string) {
 	}
 }
 
-// cutAll ends every tunnel, and lets no other in.
-func (s *tunnels) cutAll(code uint16, reason string) {
+// leave tells every tunnel that we go away, evenly spread over a time.
+func (s *tunnels) leave(ctx context.Context, over time.Duration) {
+	s.mu.Lock()
+	s.over = true
+	list := make([]*live, 0, s.n)
+	for _, m := range s.byServer {
+		list = slices.AppendSeq(list, maps.Keys(m))
+	}
+	s.mu.Unlock()
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	began := time.Now()
+	for i, t := range list {
+		pause(ctx, time.Until(began.Add(over*time.Duration(i)/time.Duration(len(list)))))
+		t.cut(closeGoingAway, goingAway)
+	}
+}
+
+func (s *tunnels) none() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = true
-	for _, m := range s.byServer {
-		for t := range m {
-			t.cut(code, reason)
-		}
-	}
+	return s.n == 0
 }
 
 // wait waits until no tunnel is open, or ctx ends; then those left are cut off.

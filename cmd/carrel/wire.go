@@ -248,7 +248,7 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
 	})
 	return p, store, err
 }
