@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // carrel is a deployment of the binary under measurement, with its own Redis and demo provider.
@@ -19,7 +21,7 @@ type carrel struct {
 	dir    string
 	config string
 	c      *client
-	p      *process
+	p      *program.Process
 }
 
 func newCarrel(o options, dir string) *carrel {
@@ -30,7 +32,7 @@ func (c *carrel) name() string    { return "carrel" }
 func (c *carrel) client() *client { return c.c }
 
 func (c *carrel) version(ctx context.Context) string {
-	v, err := output(ctx, c.o.binary, "version")
+	v, err := program.Output(ctx, c.o.binary, "version")
 	if err != nil {
 		return "unknown"
 	}
@@ -43,7 +45,7 @@ func (c *carrel) up(ctx context.Context, people []string) error {
 	if err := os.MkdirAll(c.dir, 0o711); err != nil { //nolint:gosec // the proxy's user passes through
 		return err
 	}
-	ports, err := freePorts(ctx, 1)
+	ports, err := program.FreePorts(ctx, 1)
 	if err != nil {
 		return err
 	}
@@ -52,13 +54,13 @@ func (c *carrel) up(ctx context.Context, people []string) error {
 		return err
 	}
 	cmd := exec.Command(c.o.binary, "serve", "--config", c.config) //nolint:noctx // it is stopped in order, by down
-	if c.p, err = launch(cmd, filepath.Join(c.dir, "log")); err != nil {
+	if c.p, err = program.Launch(cmd, filepath.Join(c.dir, "log")); err != nil {
 		return err
 	}
 	tokens := map[string]string{}
 	base := "http://localhost:" + ports[0] + "/"
 	c.c = newClient(base, func(person string) string { return tokens[person] })
-	err = c.p.answers(ctx, 10*time.Minute, func() bool {
+	err = c.p.Answers(ctx, 10*time.Minute, func() bool {
 		status, _, err := c.c.do(ctx, http.MethodGet, "hub/health", "")
 		return err == nil && status == http.StatusOK
 	})
@@ -95,13 +97,13 @@ func (c *carrel) passwords() (map[string]string, error) {
 
 // down ends the process and removes what it made.
 func (c *carrel) down(ctx context.Context) error {
-	if err := c.p.stop(); err != nil {
+	if err := c.p.Stop(); err != nil {
 		return err
 	}
 	if _, err := os.Stat(c.config); err != nil {
 		return nil // it never came up
 	}
-	_, err := output(ctx, c.o.binary, "down", "--volumes", "--config", c.config)
+	_, err := program.Output(ctx, c.o.binary, "down", "--volumes", "--config", c.config)
 	return err
 }
 

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // The peers that are measured, pinned.
@@ -38,7 +40,7 @@ type jupyterHub struct {
 	image  string
 	log    io.Writer
 	c      *client
-	p      *process
+	p      *program.Process
 }
 
 func newJupyterHub(o options, dir, cache string, log io.Writer) *jupyterHub {
@@ -55,7 +57,7 @@ func (j *jupyterHub) proxy() string {
 }
 
 func (j *jupyterHub) version(ctx context.Context) string {
-	hub, err := output(ctx, filepath.Join(j.cache, "venv", "bin", "jupyterhub"), "--version")
+	hub, err := program.Output(ctx, filepath.Join(j.cache, "venv", "bin", "jupyterhub"), "--version")
 	if err != nil {
 		return "unknown"
 	}
@@ -85,7 +87,7 @@ func (j *jupyterHub) install(ctx context.Context) error {
 		{j.python(), "-m", "pip", "install", "-q", "jupyterhub==" + jupyterhubVersion, "dockerspawner==" + dockerspawnerVersion},
 		{"npm", "install", "--no-audit", "--no-fund", "--prefix", filepath.Join(j.cache, "npm"), "configurable-http-proxy@" + proxyVersion},
 	} {
-		if _, err := output(ctx, c[0], c[1:]...); err != nil {
+		if _, err := program.Output(ctx, c[0], c[1:]...); err != nil {
 			return err
 		}
 	}
@@ -95,7 +97,7 @@ func (j *jupyterHub) install(ctx context.Context) error {
 // build puts the single-user server on top of the kernel image. The wheels are fetched out here,
 // for the Python in there: a build has no network of its own on every machine.
 func (j *jupyterHub) build(ctx context.Context) error {
-	minor, err := output(ctx, "docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", j.o.image,
+	minor, err := program.Output(ctx, "docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", j.o.image,
 		"-c", "import sys; print('%d.%d' % sys.version_info[:2])")
 	if err != nil {
 		return fmt.Errorf("look into the kernel image (is it built? `carrel image build`): %w", err)
@@ -109,11 +111,11 @@ func (j *jupyterHub) build(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(build, "Dockerfile"), singleuserDockerfile, 0o600); err != nil {
 		return err
 	}
-	if _, err := output(ctx, j.python(), "-m", "pip", "download", "-q", "--only-binary", ":all:", "--python-version", minor,
+	if _, err := program.Output(ctx, j.python(), "-m", "pip", "download", "-q", "--only-binary", ":all:", "--python-version", minor,
 		"-d", wheels, "jupyterhub=="+jupyterhubVersion); err != nil {
 		return err
 	}
-	_, err = output(ctx, "docker", "build", "-q", "--network", "none", "--build-arg", "BASE="+j.o.image, "-t", j.image, build)
+	_, err = program.Output(ctx, "docker", "build", "-q", "--network", "none", "--build-arg", "BASE="+j.o.image, "-t", j.image, build)
 	return err
 }
 
@@ -127,18 +129,18 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 	if err := j.build(ctx); err != nil {
 		return err
 	}
-	if _, err := output(ctx, "docker", "network", "create", j.prefix); err != nil {
+	if _, err := program.Output(ctx, "docker", "network", "create", j.prefix); err != nil {
 		return err
 	}
-	gateway, err := output(ctx, "docker", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", j.prefix)
+	gateway, err := program.Output(ctx, "docker", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", j.prefix)
 	if err != nil {
 		return err
 	}
-	home, err := output(ctx, "docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", j.image, "-c", "cd && pwd")
+	home, err := program.Output(ctx, "docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", j.image, "-c", "cd && pwd")
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(ctx, 3)
+	ports, err := program.FreePorts(ctx, 3)
 	if err != nil {
 		return err
 	}
@@ -153,11 +155,11 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 		"BENCH_PREFIX="+j.prefix, "BENCH_IMAGE="+j.image, "BENCH_TOKEN="+token, "BENCH_PROXY="+j.proxy(),
 		"BENCH_PORT="+ports[0], "BENCH_HUB_PORT="+ports[1], "BENCH_PROXY_PORT="+ports[2],
 		fmt.Sprintf("BENCH_MEMORY=%d", j.o.limits.Memory), fmt.Sprintf("BENCH_CPU=%g", j.o.limits.CPUs))
-	if j.p, err = launch(cmd, filepath.Join(j.dir, "log")); err != nil {
+	if j.p, err = program.Launch(cmd, filepath.Join(j.dir, "log")); err != nil {
 		return err
 	}
 	j.c = newClient("http://127.0.0.1:"+ports[0]+"/", func(string) string { return token })
-	err = j.p.answers(ctx, time.Minute, func() bool {
+	err = j.p.Answers(ctx, time.Minute, func() bool {
 		status, _, err := j.c.do(ctx, http.MethodGet, "hub/api/", "")
 		return err == nil && status == http.StatusOK
 	})
@@ -174,20 +176,20 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 
 // down removes what carries this run's prefix, and nothing else.
 func (j *jupyterHub) down(ctx context.Context) error {
-	err := j.p.stop()
+	err := j.p.Stop()
 	for _, kind := range []struct{ list, remove []string }{
 		{[]string{"ps", "-aq"}, []string{"rm", "-f"}},
 		{[]string{"volume", "ls", "-q"}, []string{"volume", "rm"}},
 		{[]string{"network", "ls", "-q"}, []string{"network", "rm"}},
 	} {
-		ids, lerr := output(ctx, "docker", append(kind.list, "--filter", "name="+j.prefix)...)
+		ids, lerr := program.Output(ctx, "docker", append(kind.list, "--filter", "name="+j.prefix)...)
 		if lerr == nil && ids != "" {
-			_, lerr = output(ctx, "docker", append(kind.remove, strings.Fields(ids)...)...)
+			_, lerr = program.Output(ctx, "docker", append(kind.remove, strings.Fields(ids)...)...)
 		}
 		err = errors.Join(err, lerr)
 	}
-	if ids, lerr := output(ctx, "docker", "images", "-q", j.image); lerr == nil && ids != "" {
-		_, lerr = output(ctx, "docker", "rmi", j.image)
+	if ids, lerr := program.Output(ctx, "docker", "images", "-q", j.image); lerr == nil && ids != "" {
+		_, lerr = program.Output(ctx, "docker", "rmi", j.image)
 		err = errors.Join(err, lerr)
 	}
 	return err

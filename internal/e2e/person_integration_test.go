@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -19,6 +18,8 @@ import (
 
 	"github.com/gorilla/websocket"
 	"golang.org/x/net/html"
+
+	"carrel/internal/visitor"
 )
 
 // person is someone with a browser's cookies, driven over HTTP.
@@ -341,45 +342,5 @@ func (k *kernel) run(code string) string {
 }
 
 func (k *kernel) try(code string, within time.Duration) (string, error) {
-	id := rand.Text()
-	type msg map[string]any
-	err := k.conn.WriteJSON(msg{
-		"header":        msg{"msg_id": id, "msg_type": "execute_request", "session": rand.Text(), "username": "t", "version": "5.3", "date": time.Now().UTC().Format(time.RFC3339)},
-		"parent_header": msg{}, "metadata": msg{}, "channel": "shell", "buffers": []string{},
-		"content": msg{"code": code, "silent": false, "store_history": false, "user_expressions": msg{}, "allow_stdin": false, "stop_on_error": true},
-	})
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	k.conn.SetReadDeadline(time.Now().Add(within))
-	for {
-		var m struct {
-			Header  struct{ Msg_type string }
-			Parent  struct{ Msg_id string } `json:"parent_header"`
-			Content struct {
-				Text, Ename, Evalue string
-				Execution_state     string
-				Data                map[string]any
-			}
-		}
-		if err := k.conn.ReadJSON(&m); err != nil {
-			return out.String(), err
-		}
-		if m.Parent.Msg_id != id {
-			continue
-		}
-		switch m.Header.Msg_type {
-		case "stream":
-			out.WriteString(m.Content.Text)
-		case "error":
-			out.WriteString(m.Content.Ename + ": " + m.Content.Evalue)
-		case "execute_result":
-			fmt.Fprint(&out, m.Content.Data["text/plain"])
-		case "status":
-			if m.Content.Execution_state == "idle" {
-				return strings.TrimSpace(out.String()), nil
-			}
-		}
-	}
+	return visitor.Execute(k.conn, code, within)
 }
