@@ -2,9 +2,10 @@ package proxy
 
 import (
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
+
+	"carrel/internal/front"
 )
 
 // maxPerAddress is how many connections one address may have open, websockets left out. It is
@@ -18,30 +19,17 @@ type crowd struct {
 
 	mu   sync.Mutex
 	open map[netip.Addr]int
-	held map[net.Conn]netip.Addr
 }
 
-// watch is told of every connection's state (http.Server.ConnState). One too many is closed at once.
-func (c *crowd) watch(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		if !c.enter(conn) {
-			conn.Close()
-		}
-	case http.StateClosed, http.StateHijacked:
-		c.leave(conn)
-	case http.StateActive, http.StateIdle:
-	}
-}
-
-func (c *crowd) enter(conn net.Conn) bool {
-	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+// enter counts a connection, unless its address has too many; leave is called once, at its end.
+func (c *crowd) enter(from net.Addr) (leave func(), ok bool) {
+	host, _, err := net.SplitHostPort(from.String())
 	if err != nil {
-		return true // a unix socket: who may use it is the file system's to say
+		return nil, true // a unix socket: who may use it is the file system's to say
 	}
 	at, ok := parseHop(host)
 	if !ok || c.exempt(at) {
-		return true
+		return nil, true
 	}
 	if at.Is6() {
 		if p, err := at.Prefix(64); err == nil {
@@ -51,25 +39,22 @@ func (c *crowd) enter(conn net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.open == nil {
-		c.open, c.held = map[netip.Addr]int{}, map[net.Conn]netip.Addr{}
+		c.open = map[netip.Addr]int{}
 	}
 	if c.open[at] >= maxPerAddress {
-		return false
+		return nil, false
 	}
 	c.open[at]++
-	c.held[conn] = at
-	return true
+	return func() { c.leave(at) }, true
 }
 
-func (c *crowd) leave(conn net.Conn) {
+func (c *crowd) leave(at netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at, ok := c.held[conn]
-	if !ok {
-		return
-	}
-	delete(c.held, conn)
 	if c.open[at]--; c.open[at] <= 0 {
 		delete(c.open, at)
 	}
 }
+
+// release gives the bare connection of a client that a handler took over, which is counted no more.
+func release(c net.Conn) net.Conn { return front.Release(c) }

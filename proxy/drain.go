@@ -64,7 +64,7 @@ func (p *Proxy) drain(ctx context.Context, server *http.Server, listeners []net.
 }
 
 // watch is told of every connection's state (http.Server.ConnState).
-func (p *Proxy) watch(c net.Conn, state http.ConnState) {
+func (p *Proxy) watch(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		p.conns.Add(1)
@@ -72,7 +72,6 @@ func (p *Proxy) watch(c net.Conn, state http.ConnState) {
 		p.conns.Add(-1)
 	case http.StateActive, http.StateIdle:
 	}
-	p.crowd.watch(c, state)
 }
 
 // poll waits until something is so, for a while at most.

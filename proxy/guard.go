@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"carrel/hub"
+	"carrel/internal/front"
 )
 
 var errForeign = &hub.Error{Kind: hub.Forbidden, Op: "check origin", Message: "this request came from another site's page", Remedy: "open the notebook in a tab of its own"}
@@ -37,10 +38,8 @@ func sameOrigin(r *http.Request, own string) error {
 // isUpgrade tells whether the request asks for another protocol (RFC 9110, section 7.8).
 func isUpgrade(r *http.Request) bool {
 	for _, v := range r.Header.Values("Connection") {
-		for t := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(t), "upgrade") {
-				return true
-			}
+		if front.AsksUpgrade(v) {
+			return true
 		}
 	}
 	return false

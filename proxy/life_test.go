@@ -492,16 +492,13 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 
 func TestACrowdFromOneAddress(t *testing.T) {
 	c := crowd{exempt: (&Proxy{}).trusted}
-	var in []net.Conn
+	var in []func()
 	come := func(addr string) bool {
-		a, b := net.Pipe()
-		t.Cleanup(func() { b.Close() })
-		conn := &from{a, &net.TCPAddr{IP: net.ParseIP(addr), Port: 1}}
-		in = append(in, conn)
-		c.watch(conn, http.StateNew)
-		_ = a.SetReadDeadline(time.Now())
-		_, err := a.Read(make([]byte, 1))
-		return !errors.Is(err, io.ErrClosedPipe)
+		leave, ok := c.enter(&net.TCPAddr{IP: net.ParseIP(addr), Port: 1})
+		if ok {
+			in = append(in, leave)
+		}
+		return ok
 	}
 	for i := range maxPerAddress {
 		if !come("2001:db8::" + string(rune('1'+i%9))) {
@@ -514,27 +511,17 @@ func TestACrowdFromOneAddress(t *testing.T) {
 	if !come("2001:db8:0:1::1") || !come("192.0.2.1") {
 		t.Error("another address is refused")
 	}
-	for _, conn := range in[:3] {
-		c.watch(conn, http.StateHijacked)
-		c.watch(conn, http.StateClosed)
+	in[0]()
+	if in = in[1:]; !come("2001:db8::1") {
+		t.Error("still refused when another has left")
 	}
-	if !come("2001:db8::1") {
-		t.Error("still refused when others have left")
+	for _, leave := range in {
+		leave()
 	}
-	for _, conn := range in {
-		c.watch(conn, http.StateClosed)
-	}
-	if len(c.open) != 0 || len(c.held) != 0 {
-		t.Errorf("%d addresses, %d connections are still counted", len(c.open), len(c.held))
+	if len(c.open) != 0 {
+		t.Errorf("%d addresses are still counted", len(c.open))
 	}
 }
-
-type from struct {
-	net.Conn
-	addr net.Addr
-}
-
-func (f *from) RemoteAddr() net.Addr { return f.addr }
 
 // TestASlowBodyOnItsWayToAServer is answered with 408, and the connection ends.
 func TestASlowBodyOnItsWayToAServer(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/front"
 )
 
 // Config is what the proxy needs.
@@ -108,7 +109,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	server := p.server()
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		loops.Go(func() { failed <- server.Serve(l) })
+		loops.Go(func() { failed <- server.Serve(p.strict(l)) })
 	}
 	p.ready.Store(true)
 	if p.cfg.Ready != nil {
@@ -130,6 +131,16 @@ func (p *Proxy) server() *http.Server {
 		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ConnState: p.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
 	}
+}
+
+// strict puts what net/http lacks in front of a listener, where the caller did not.
+func (p *Proxy) strict(l net.Listener) net.Listener {
+	f, ok := l.(*front.Listener)
+	if !ok {
+		f = front.New(l, front.Options{Logger: p.cfg.Logger})
+	}
+	f.Admit(p.crowd.enter)
+	return f
 }
 
 // Handler serves one request after another.

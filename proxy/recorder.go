@@ -23,9 +23,9 @@ type recorder struct {
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
 	return &recorder{
 		ResponseWriter: w, conn: http.NewResponseController(w),
-		// net/http hides whether there was a Content-Length beside Transfer-Encoding, of which two
-		// parsers may make two requests; whatever follows such a body is not read (RFC 9112, section 6.1).
-		close: r.ProtoMajor == 1 && len(r.TransferEncoding) > 0,
+		// What follows a request for another protocol was looked at by nobody: where it is not switched
+		// to, no request may be read from there.
+		close: isUpgrade(r),
 	}
 }
 

@@ -49,7 +49,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	if rec, ok := w.(*recorder); ok {
 		rec.status = http.StatusSwitchingProtocols
 	}
-	t := newLive(front, back, credential{who.Session, who.byToken}, rt)
+	t := newLive(release(front), back, credential{who.Session, who.byToken}, rt)
 	p.tunnels.add(t)
 	// The handler's goroutine goes on as one of the two pumps, whose end is the tunnel's.
 	defer p.tunnels.remove(t)

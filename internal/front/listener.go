@@ -1,0 +1,197 @@
+package front
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// Options say how a listener's connections begin. The zero value is plain HTTP with nobody counted.
+type Options struct {
+	TLS *tls.Config // nil: plain; NextProtos decides between HTTP/1.1 and h2
+
+	Logger *slog.Logger // nil: none
+}
+
+// Listener gives connections that are ready for an HTTP server: through with TLS, and with a scanner
+// on what is HTTP/1. Its connections of h2 are *tls.Conn, as net/http wants them.
+type Listener struct {
+	net.Listener
+
+	opt   Options
+	enter func(net.Addr) (leave func(), ok bool)
+
+	ready  chan net.Conn
+	failed chan error
+	done   chan struct{}
+	begin  func() // starts to accept, once
+	end    func()
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	pending map[*base]bool // where HTTP did not begin yet; nil once closed
+}
+
+// New puts the options in front of a listener. It starts nothing: the first Accept does.
+func New(l net.Listener, opt Options) *Listener {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	f := &Listener{Listener: l, opt: opt, ready: make(chan net.Conn), failed: make(chan error, 1), done: make(chan struct{}), pending: map[*base]bool{}}
+	f.begin = sync.OnceFunc(func() { f.wg.Go(f.acceptAll) })
+	f.end = sync.OnceFunc(func() { close(f.done) })
+	return f
+}
+
+// Admit has every connection asked for by its client's address; leave is called when it is closed or
+// released. It is called before the first Accept.
+func (l *Listener) Admit(enter func(net.Addr) (leave func(), ok bool)) { l.enter = enter }
+
+// beginTime is how long a client may take until HTTP can begin.
+const beginTime = 10 * time.Second
+
+// Accept implements [net.Listener].
+func (l *Listener) Accept() (net.Conn, error) {
+	if l.opt.TLS == nil {
+		return l.acceptPlain()
+	}
+	l.begin()
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case err := <-l.failed:
+		return nil, err
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// acceptPlain needs to wait for nothing that a client sends.
+func (l *Listener) acceptPlain() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if b := l.admit(&base{Conn: c}); b != nil {
+			return plainConn{&conn{Conn: b, owner: l}}, nil
+		}
+	}
+}
+
+// acceptAll prepares each connection in a goroutine of its own, so that a slow client stops no other.
+func (l *Listener) acceptAll() {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			select {
+			case l.failed <- err: // the server waits a moment after one that passes
+			case <-l.done:
+				return
+			}
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue
+		}
+		l.wg.Go(func() { l.prepare(c) })
+	}
+}
+
+// prepare brings a connection to where HTTP begins.
+func (l *Listener) prepare(c net.Conn) {
+	b := &base{Conn: c}
+	if !l.pend(b) {
+		_ = b.Close()
+		return
+	}
+	ready, err := l.open(b)
+	l.unpend(b)
+	if err != nil {
+		_ = b.Close()
+		l.opt.Logger.Debug("connection did not begin", "client", b.RemoteAddr().String(), "error", err)
+		return
+	}
+	select {
+	case l.ready <- ready:
+	case <-l.done:
+		_ = b.Close()
+	}
+}
+
+var errCrowd = errors.New("one connection too many")
+
+// open does what comes before HTTP.
+func (l *Listener) open(b *base) (net.Conn, error) {
+	if l.admit(b) == nil {
+		return nil, errCrowd
+	}
+	_ = b.SetDeadline(time.Now().Add(beginTime)) // a closed one has none
+	ready, err := l.handshake(b)
+	_ = b.SetDeadline(time.Time{})
+	return ready, err
+}
+
+// pend has a connection closed with the listener, until unpend.
+func (l *Listener) pend(b *base) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending == nil {
+		return false
+	}
+	l.pending[b] = true
+	return true
+}
+
+func (l *Listener) unpend(b *base) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pending, b)
+}
+
+// admit asks for a connection; nil when it was one too many, and closed.
+func (l *Listener) admit(b *base) *base {
+	if l.enter == nil {
+		return b
+	}
+	gone, ok := l.enter(b.RemoteAddr())
+	if !ok {
+		_ = b.Close()
+		return nil
+	}
+	b.gone = gone
+	return b
+}
+
+// handshake does TLS's.
+func (l *Listener) handshake(b *base) (net.Conn, error) {
+	t := tls.Server(b, l.opt.TLS)
+	if err := t.Handshake(); err != nil { //nolint:noctx // it has a deadline, and ends with the listener
+		return nil, err
+	}
+	if t.ConnectionState().NegotiatedProtocol == "h2" {
+		return t, nil
+	}
+	return tlsConn{&conn{Conn: t, owner: l}, t}, nil
+}
+
+// Close implements [net.Listener], and joins what was at work.
+func (l *Listener) Close() error {
+	err := l.Listener.Close()
+	l.end()
+	l.mu.Lock()
+	for b := range l.pending {
+		_ = b.Conn.Close() // the rest is left to whoever opens it
+	}
+	l.pending = nil
+	l.mu.Unlock()
+	l.wg.Wait()
+	return err
+}
+
+func (l *Listener) refused(c *conn, fault error) {
+	l.opt.Logger.Debug("framing refused", "client", c.RemoteAddr().String(), "error", fault)
+}
