@@ -6,8 +6,10 @@ GO ?= go
 KILL_ROUNDS ?= 20
 FUZZ_TIME ?= 60s
 BENCH_ROUNDS ?= 10
+# Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
+BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bootstrap-test clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bootstrap-test clean
 .NOTPARALLEL:
 
 run:
@@ -40,6 +42,10 @@ kill-test: bootstrap-test build
 # A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
 bench-spawn: bootstrap-test build
 	$(GO) run ./bench/spawn -rounds $(BENCH_ROUNDS)
+
+# The proxy beside nginx, haproxy, configurable-http-proxy and the standard library's, alternately.
+bench-proxy: bootstrap-test build
+	$(GO) run ./bench/proxy $(BENCH_FLAGS)
 
 clean:
 	rm -rf bin

@@ -1,0 +1,270 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"carrel/internal/program"
+)
+
+type options struct {
+	rounds         int
+	sides, shapes  []string
+	binary, out    string
+	scale          float64
+	self           string // this program
+	dir, cacheRoot string
+}
+
+// A measure is one of the things that are measured, and what is had of it.
+type measure struct {
+	name string
+	job  job
+	// figures are what is compared.
+	figures []figure
+}
+
+// measures are all that there are; their jobs' times are for a counted round.
+var measures = []measure{
+	{"http-64", job{Shape: "http", Conns: 64, For: 3 * time.Second}, []figure{perSecond, cpuPer100k}},
+	{"ws-200", job{Shape: "echo", Conns: 200, For: 3 * time.Second}, []figure{perSecond, cpuPer100k}},
+	{"ws-1", job{Shape: "echo", Conns: 1, For: 2 * time.Second}, []figure{perSecond, cpuPer100k}},
+	{"download", job{Shape: "download", Conns: 2, Bodies: 8}, []figure{cpuPerGiB}},
+	{"upload", job{Shape: "upload", Conns: 2, Bodies: 8}, []figure{cpuPerGiB}},
+	{"rate-1000", job{Shape: "rate", Conns: 64, PerSec: 1000, For: 5 * time.Second}, []figure{p50, p99, cpuPer100k}},
+}
+
+// A sample is one side's result in one round.
+type sample struct {
+	Side    string    `json:"side"`
+	Measure string    `json:"measure"`
+	Round   int       `json:"round"` // 0 is the warm-up, which no figure uses
+	Turn    int       `json:"turn"`  // place in the round's order
+	At      time.Time `json:"at"`
+	result
+}
+
+// A report is the file that is written.
+type report struct {
+	Started  time.Time         `json:"started"`
+	Machine  string            `json:"machine"`
+	Versions map[string]string `json:"versions"`
+	Rounds   int               `json:"rounds"`
+	Samples  []sample          `json:"samples"`
+	Table    []row             `json:"table"`
+}
+
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	o, err := parse(args, out)
+	if err != nil {
+		return err
+	}
+	if o.dir, err = os.MkdirTemp("/tmp", "crl-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(o.dir)
+	if err := os.Chmod(o.dir, 0o711); err != nil { //nolint:gosec // proxies' workers are other users, who only pass through
+		return err
+	}
+	r := &report{
+		Started: time.Now(), Machine: fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
+		Versions: map[string]string{}, Rounds: o.rounds,
+	}
+	err = alternate(ctx, o, r, out)
+	r.Table = table(r.Samples)
+	printTable(out, r.Table)
+	if len(r.Samples) > 0 {
+		if werr := write(o.out, r); werr != nil {
+			return errors.Join(err, werr)
+		}
+		fmt.Fprintf(out, "every sample is in %s\n", o.out)
+	}
+	if err == nil {
+		judge(out, r.Table)
+	}
+	return err
+}
+
+func parse(args []string, out io.Writer) (options, error) {
+	var o options
+	var sides, shapes string
+	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.IntVar(&o.rounds, "rounds", 5, "counted rounds; a warm-up comes before them")
+	flags.StringVar(&sides, "only", "", "proxies to measure, with commas between: carrel,nginx,haproxy,chp,reverseproxy; empty: all")
+	flags.StringVar(&shapes, "measure", "", "what to measure, with commas between: http-64,ws-200,ws-1,download,upload,rate-1000; empty: all")
+	flags.Float64Var(&o.scale, "scale", 1, "times a measurement's usual length")
+	flags.StringVar(&o.binary, "carrel", filepath.Join("bin", "carrel"), "the carrel to measure")
+	flags.StringVar(&o.out, "o", filepath.Join("bin", "bench", "proxy.json"), "file for every sample")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	o.sides, o.shapes = list(sides), list(shapes)
+	if o.rounds < 1 || o.scale <= 0 || flags.NArg() > 0 {
+		return o, fmt.Errorf("%s: give at least one round, a scale above 0, and nothing but flags", strings.Join(args, " "))
+	}
+	for _, name := range o.shapes {
+		if !slices.ContainsFunc(measures, func(m measure) bool { return m.name == name }) {
+			return o, fmt.Errorf("-measure %s: there is no such thing", name)
+		}
+	}
+	var err error
+	if o.self, err = os.Executable(); err != nil {
+		return o, err
+	}
+	if o.binary, err = filepath.Abs(o.binary); err != nil {
+		return o, err
+	}
+	cache, err := os.UserCacheDir()
+	o.cacheRoot = filepath.Join(cache, "carrel-bench-proxy")
+	return o, err
+}
+
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+}
+
+// chosen are the sides that this run compares.
+func (o options) chosen() ([]side, error) {
+	all := append([]side{&carrel{binary: o.binary, dir: filepath.Join(o.dir, "carrel")}}, peers(o.dir, o.cacheRoot, o.self)...)
+	if len(o.sides) == 0 {
+		return all, nil
+	}
+	var some []side
+	for _, name := range o.sides {
+		i := slices.IndexFunc(all, func(s side) bool { return s.name() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-only %s: there is no such proxy", name)
+		}
+		some = append(some, all[i])
+	}
+	return some, nil
+}
+
+// alternate brings every side up in front of one backend, lets them take turns, and takes all down
+// whatever happens.
+func alternate(ctx context.Context, o options, r *report, out io.Writer) (err error) {
+	sides, err := o.chosen()
+	if err != nil {
+		return err
+	}
+	ports, err := program.FreePorts(ctx, 1)
+	if err != nil {
+		return err
+	}
+	backend, err := program.Launch(exec.Command(o.self, "backend", ports[0]), filepath.Join(o.dir, "backend.log")) //nolint:noctx // ended by Stop
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, backend.Stop()) }()
+	if err := backend.Answers(ctx, time.Minute, func() bool { return listens(ctx, "127.0.0.1:"+ports[0]) }); err != nil {
+		return fmt.Errorf("backend: %w", err)
+	}
+	for _, s := range sides {
+		defer func() { err = errors.Join(err, s.down()) }() //nolint:revive // all run until the end
+		if err := s.up(ctx, ports[0]); err != nil {
+			return fmt.Errorf("%s: %w", s.name(), err)
+		}
+		r.Versions[s.name()] = s.version(ctx)
+		fmt.Fprintf(out, "%-13s %s\n", s.name(), r.Versions[s.name()])
+	}
+	for round := range o.rounds + 1 {
+		for _, m := range measures {
+			if len(o.shapes) > 0 && !slices.Contains(o.shapes, m.name) {
+				continue
+			}
+			for turn := range sides {
+				if err := o.turn(ctx, sides[order(len(sides), round, turn)], m, round, turn, r, out); err != nil {
+					return fmt.Errorf("%w\nthe backend said:\n%s", err, backend.Said())
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// order tells whose turn it is: each round begins with another side, and goes the other way.
+func order(sides, round, turn int) int {
+	if round%2 == 1 {
+		turn = sides - 1 - turn
+	}
+	return (turn + round/2) % sides
+}
+
+// turn takes one measurement of one side.
+func (o options) turn(ctx context.Context, s side, m measure, round, turn int, r *report, out io.Writer) error {
+	j := m.job
+	j.At, j.PID, j.People = s.at(), s.pid(), s.people()
+	j.For = time.Duration(float64(j.For) * o.scale)
+	j.Bodies = int(float64(j.Bodies) * o.scale)
+	if j.Shape == "download" || j.Shape == "upload" {
+		j.Bodies = max(1, j.Bodies)
+	}
+	if round == 0 {
+		j.For, j.Bodies = j.For/3, (j.Bodies+2)/3
+	}
+	x := sample{Side: s.name(), Measure: m.name, Round: round, Turn: turn, At: time.Now()}
+	var err error
+	if x.result, err = o.load(ctx, j); err != nil {
+		return fmt.Errorf("round %d, %s, %s: %w", round, m.name, s.name(), err)
+	}
+	r.Samples = append(r.Samples, x)
+	fmt.Fprintf(out, "round %d  %-9s  %-13s", round, m.name, x.Side)
+	for _, f := range m.figures {
+		fmt.Fprintf(out, "  %s %.*f", f.unit, f.digits, f.of(x.result))
+	}
+	fmt.Fprintln(out)
+	return pause(ctx, 200*time.Millisecond) // what it leaves behind is nobody else's
+}
+
+// load has a load process do a job.
+func (o options) load(ctx context.Context, j job) (result, error) {
+	asked, err := json.Marshal(j)
+	if err != nil {
+		return result{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, j.For+2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, o.self, "load")
+	var said bytes.Buffer
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(asked), &said
+	answer, err := cmd.Output()
+	if err != nil {
+		return result{}, fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
+	}
+	var res result
+	return res, json.Unmarshal(answer, &res)
+}
+
+// pause waits, or returns early with the reason when ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func write(path string, r *report) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o600)
+}
