@@ -56,5 +56,20 @@ func (c *crowd) leave(at netip.Addr) {
 	}
 }
 
+// admit is told of every connection before anything is read from it, and of its end.
+func (p *Proxy) admit(from net.Addr) (leave func(), ok bool) {
+	gone, ok := p.crowd.enter(from)
+	if !ok {
+		return nil, false
+	}
+	p.conns.Add(1)
+	return func() {
+		p.conns.Add(-1)
+		if gone != nil {
+			gone()
+		}
+	}, true
+}
+
 // release gives the bare connection of a client that a handler took over, which is counted no more.
 func release(c net.Conn) net.Conn { return front.Release(c) }

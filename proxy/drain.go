@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"carrel/internal/front"
 )
 
 // Drain says how a proxy goes away.
@@ -45,7 +47,7 @@ func (p *Proxy) drain(ctx context.Context, server *http.Server, listeners []net.
 	}
 	p.leaving.Store(true)
 	for _, l := range listeners {
-		l.Close() // a successor, or who started us, has the same socket open
+		stopAccepting(l) // a successor, or who started us, has the same socket open
 	}
 	var told sync.WaitGroup
 	told.Go(func() { p.tunnels.leave(ctx, d.Tunnels) })
@@ -61,17 +63,6 @@ func (p *Proxy) drain(ctx context.Context, server *http.Server, listeners []net.
 	last, done := context.WithCancel(ctx)
 	done()
 	p.tunnels.wait(last)
-}
-
-// watch is told of every connection's state (http.Server.ConnState).
-func (p *Proxy) watch(_ net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		p.conns.Add(1)
-	case http.StateClosed, http.StateHijacked:
-		p.conns.Add(-1)
-	case http.StateActive, http.StateIdle:
-	}
 }
 
 // poll waits until something is so, for a while at most.
@@ -92,4 +83,13 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(d):
 	}
+}
+
+// stopAccepting leaves those that have come to be served.
+func stopAccepting(l net.Listener) {
+	if f, ok := l.(*front.Listener); ok {
+		_ = f.Stop() // it ends with the process at the latest
+		return
+	}
+	l.Close()
 }

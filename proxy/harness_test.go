@@ -23,6 +23,7 @@ import (
 
 	"carrel/hub"
 	"carrel/hub/redisstore"
+	"carrel/internal/front"
 )
 
 // patience is how long anything that must come is waited for; machines of CI are loaded.
@@ -125,7 +126,7 @@ func (w *world) start(secure bool) {
 		cert := httptest.NewUnstartedServer(nil)
 		cert.StartTLS()
 		w.t.Cleanup(cert.Close)
-		l = tls.NewListener(l, &tls.Config{Certificates: cert.TLS.Certificates, NextProtos: []string{"http/1.1"}})
+		l = front.New(l, front.Options{TLS: front.TLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert.TLS.Certificates[0], nil })})
 		w.tls = &tls.Config{InsecureSkipVerify: true}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -327,11 +328,15 @@ func ownOrigin(w *world, user string) option {
 
 // dial reaches the proxy, whatever the host's name.
 func (w *world) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.addr)
+	c, err := w.dialPlain(ctx, "", "")
 	if err == nil && w.tls != nil {
 		c = tls.Client(c, w.tls)
 	}
 	return c, err
+}
+
+func (w *world) dialPlain(ctx context.Context, _, _ string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", w.addr)
 }
 
 func (w *world) transport() *http.Transport {

@@ -87,6 +87,7 @@ const (
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10
+	maxStreams     = 128 // requests at once on a connection of h2
 )
 
 // Run reads every route and name before it accepts, serves the listeners until ctx ends, then goes
@@ -129,7 +130,8 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 func (p *Proxy) server() *http.Server {
 	return &http.Server{
 		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: p.watch, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idleTimeout, PingTimeout: headerTimeout},
 	}
 }
 
@@ -139,7 +141,7 @@ func (p *Proxy) strict(l net.Listener) net.Listener {
 	if !ok {
 		f = front.New(l, front.Options{Logger: p.cfg.Logger})
 	}
-	f.Admit(p.crowd.enter)
+	f.Admit(p.admit)
 	return f
 }
 
@@ -214,10 +216,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// withinLimits refuses what is longer than any browser's.
+// withinLimits refuses what is longer than any browser's, or ambiguous.
 func withinLimits(r *http.Request) error {
 	if len(r.RequestURI) > maxURL {
 		return &statusError{http.StatusRequestURITooLong, "the address is too long", "shorten it"}
+	}
+	// HTTP/1 is looked at by internal/front; net/http's h2 lets these through.
+	if strings.IndexByte(r.RequestURI, ' ') >= 0 || len(r.Header["Content-Length"]) > 1 {
+		return &statusError{http.StatusBadRequest, "this request can be read in two ways", "send it by a browser"}
 	}
 	lines := 0
 	for _, values := range r.Header {

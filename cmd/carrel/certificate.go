@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/front"
 )
 
 // renewal is a new certificate with its key, in PEM, as the hub hands it to a proxy that serves.
@@ -92,7 +94,7 @@ func (d *deployment) watchCertificate(ctx context.Context, renew func(renewal)) 
 }
 
 // serveTLS puts TLS on the listeners with the handed certificate, and each that comes after it.
-func serveTLS(listeners []net.Listener, first renewal, renewals <-chan renewal) error {
+func serveTLS(listeners []net.Listener, first renewal, renewals <-chan renewal, logger *slog.Logger) error {
 	pair, err := first.pair()
 	if err != nil {
 		return err
@@ -106,12 +108,9 @@ func serveTLS(listeners []net.Listener, first renewal, renewals <-chan renewal) 
 			}
 		}
 	}()
-	config := &tls.Config{
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return now.Load(), nil },
-		MinVersion:     tls.VersionTLS12, NextProtos: []string{"http/1.1"},
-	}
+	config := front.TLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return now.Load(), nil })
 	for i, l := range listeners {
-		listeners[i] = tls.NewListener(l, config)
+		listeners[i] = front.New(l, front.Options{TLS: config, Logger: logger})
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func runProxy(ctx context.Context, h handover, listeners []net.Listener, renewal
 	}
 	defer store.Close() //nolint:errcheck // the process ends with it
 	if len(h.Certificate.Cert) > 0 {
-		if err := serveTLS(listeners, h.Certificate, renewals); err != nil {
+		if err := serveTLS(listeners, h.Certificate, renewals, logger); err != nil {
 			return err
 		}
 	}

@@ -310,3 +310,45 @@ func TestSlowBeginnings(t *testing.T) {
 		t.Error("more was accepted")
 	}
 }
+
+// TestStop: whoever was there when a listener stopped is still brought through.
+func TestStop(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := New(l, Options{TLS: certificate(t)})
+	t.Cleanup(func() { f.Close() })
+	came := make(chan struct{}, 1)
+	f.Admit(func(net.Addr) (func(), bool) { came <- struct{}{}; return nil, true })
+	type accepted struct {
+		c   net.Conn
+		err error
+	}
+	got := make(chan accepted, 2)
+	go func() {
+		for range 2 {
+			c, err := f.Accept()
+			got <- accepted{c, err}
+		}
+	}()
+	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	<-came
+	f.Stop()
+	c.SetDeadline(time.Now().Add(patience))
+	if err := tls.Client(c, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context()); err != nil {
+		t.Fatalf("after the stop: %v", err)
+	}
+	first := <-got
+	if first.err != nil {
+		t.Fatal(first.err)
+	}
+	first.c.Close()
+	if second := <-got; !errors.Is(second.err, net.ErrClosed) {
+		t.Errorf("then: %v", second.err)
+	}
+}

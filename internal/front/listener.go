@@ -29,7 +29,9 @@ type Listener struct {
 	done   chan struct{}
 	begin  func() // starts to accept, once
 	end    func()
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // who accepts
+
+	opening sync.WaitGroup // what is being prepared
 
 	mu      sync.Mutex
 	pending map[*base]bool // where HTTP did not begin yet; nil once closed
@@ -83,21 +85,26 @@ func (l *Listener) acceptPlain() (net.Conn, error) {
 }
 
 // acceptAll prepares each connection in a goroutine of its own, so that a slow client stops no other.
+// Those that come before the end are brought through.
 func (l *Listener) acceptAll() {
 	for {
 		c, err := l.Listener.Accept()
-		if err != nil {
-			select {
-			case l.failed <- err: // the server waits a moment after one that passes
-			case <-l.done:
-				return
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
+		if err == nil {
+			l.opening.Go(func() { l.prepare(c) })
 			continue
 		}
-		l.wg.Go(func() { l.prepare(c) })
+		over := errors.Is(err, net.ErrClosed)
+		if over {
+			l.opening.Wait()
+		}
+		select {
+		case l.failed <- err: // the server waits a moment after one that passes
+		case <-l.done:
+			return
+		}
+		if over {
+			return
+		}
 	}
 }
 
@@ -178,7 +185,11 @@ func (l *Listener) handshake(b *base) (net.Conn, error) {
 	return tlsConn{&conn{Conn: t, owner: l}, t}, nil
 }
 
-// Close implements [net.Listener], and joins what was at work.
+// Stop accepts nothing new. What came before is brought through, and Accept gives it; then Accept says
+// that the listener is closed.
+func (l *Listener) Stop() error { return l.Listener.Close() }
+
+// Close implements [net.Listener]. It cuts what is at its beginning, and joins what was at work.
 func (l *Listener) Close() error {
 	err := l.Listener.Close()
 	l.end()
@@ -189,6 +200,7 @@ func (l *Listener) Close() error {
 	l.pending = nil
 	l.mu.Unlock()
 	l.wg.Wait()
+	l.opening.Wait()
 	return err
 }
 
