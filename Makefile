@@ -9,7 +9,7 @@ BENCH_ROUNDS ?= 10
 # Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bootstrap-test clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bench-idle bootstrap-test clean
 .NOTPARALLEL:
 
 run:
@@ -46,6 +46,10 @@ bench-spawn: bootstrap-test build
 # The proxy beside nginx, haproxy, configurable-http-proxy and the standard library's, alternately.
 bench-proxy: bootstrap-test build
 	$(GO) run ./bench/proxy $(BENCH_FLAGS)
+
+# What 9,000 websockets cost that lie idle: memory, descriptors, goroutines.
+bench-idle: bootstrap-test build
+	$(GO) run ./bench/proxy idle $(BENCH_FLAGS)
 
 clean:
 	rm -rf bin

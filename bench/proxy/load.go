@@ -50,10 +50,14 @@ var shapes = map[string]func(context.Context, job) (result, error){
 // load does one job and writes its result.
 func load(ctx context.Context, in io.Reader, out io.Writer) error {
 	var j job
-	if err := json.NewDecoder(in).Decode(&j); err != nil {
+	orders := json.NewDecoder(in)
+	if err := orders.Decode(&j); err != nil {
 		return fmt.Errorf("read job: %w", err)
 	}
 	do := shapes[j.Shape]
+	if j.Shape == "idle" {
+		return loadIdle(ctx, j, orders, out)
+	}
 	if do == nil || len(j.People) == 0 || j.Conns < 1 {
 		return fmt.Errorf("%q is no job", j.Shape)
 	}

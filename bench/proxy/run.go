@@ -8,24 +8,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-
-	"carrel/internal/program"
 )
 
 type options struct {
-	rounds         int
-	sides, shapes  []string
-	binary, out    string
-	scale          float64
-	self           string // this program
-	dir, cacheRoot string
+	common
+	rounds int
+	shapes []string
+	scale  float64
 }
 
 // A measure is one of the things that are measured, and what is had of it.
@@ -71,25 +64,12 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.dir, err = os.MkdirTemp("/tmp", "crl-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(o.dir)
-	if err := os.Chmod(o.dir, 0o711); err != nil { //nolint:gosec // proxies' workers are other users, who only pass through
-		return err
-	}
-	r := &report{
-		Started: time.Now(), Machine: fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
-		Versions: map[string]string{}, Rounds: o.rounds,
-	}
-	err = alternate(ctx, o, r, out)
+	r := &report{Started: time.Now(), Machine: machine(), Versions: map[string]string{}, Rounds: o.rounds}
+	err = o.with(ctx, func(sides []side, backend string) error { return o.alternate(ctx, sides, backend, r, out) })
 	r.Table = table(r.Samples)
 	printTable(out, r.Table)
 	if len(r.Samples) > 0 {
-		if werr := write(o.out, r); werr != nil {
-			return errors.Join(err, werr)
-		}
-		fmt.Fprintf(out, "every sample is in %s\n", o.out)
+		err = errors.Join(err, write(o.out, r, out))
 	}
 	if err == nil {
 		judge(out, r.Table)
@@ -99,82 +79,36 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 
 func parse(args []string, out io.Writer) (options, error) {
 	var o options
-	var sides, shapes string
+	var shapes string
 	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	flags.SetOutput(out)
+	o.common.flags(flags, "", "proxy.json")
 	flags.IntVar(&o.rounds, "rounds", 5, "counted rounds; a warm-up comes before them")
-	flags.StringVar(&sides, "only", "", "proxies to measure, with commas between: carrel,nginx,haproxy,chp,reverseproxy; empty: all")
 	flags.StringVar(&shapes, "measure", "", "what to measure, with commas between: http-64,ws-200,ws-1,download,upload,rate-1000; empty: all")
 	flags.Float64Var(&o.scale, "scale", 1, "times a measurement's usual length")
-	flags.StringVar(&o.binary, "carrel", filepath.Join("bin", "carrel"), "the carrel to measure")
-	flags.StringVar(&o.out, "o", filepath.Join("bin", "bench", "proxy.json"), "file for every sample")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	o.sides, o.shapes = list(sides), list(shapes)
-	if o.rounds < 1 || o.scale <= 0 || flags.NArg() > 0 {
-		return o, fmt.Errorf("%s: give at least one round, a scale above 0, and nothing but flags", strings.Join(args, " "))
+	if err := o.common.check(flags); err != nil {
+		return o, err
+	}
+	o.shapes = list(shapes)
+	if o.rounds < 1 || o.scale <= 0 {
+		return o, fmt.Errorf("%s: give at least one round and a scale above 0", strings.Join(args, " "))
 	}
 	for _, name := range o.shapes {
 		if !slices.ContainsFunc(measures, func(m measure) bool { return m.name == name }) {
 			return o, fmt.Errorf("-measure %s: there is no such thing", name)
 		}
 	}
-	var err error
-	if o.self, err = os.Executable(); err != nil {
-		return o, err
-	}
-	if o.binary, err = filepath.Abs(o.binary); err != nil {
-		return o, err
-	}
-	cache, err := os.UserCacheDir()
-	o.cacheRoot = filepath.Join(cache, "carrel-bench-proxy")
-	return o, err
+	return o, nil
 }
 
-func list(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
-}
-
-// chosen are the sides that this run compares.
-func (o options) chosen() ([]side, error) {
-	all := append([]side{&carrel{binary: o.binary, dir: filepath.Join(o.dir, "carrel")}}, peers(o.dir, o.cacheRoot, o.self)...)
-	if len(o.sides) == 0 {
-		return all, nil
-	}
-	var some []side
-	for _, name := range o.sides {
-		i := slices.IndexFunc(all, func(s side) bool { return s.name() == name })
-		if i < 0 {
-			return nil, fmt.Errorf("-only %s: there is no such proxy", name)
-		}
-		some = append(some, all[i])
-	}
-	return some, nil
-}
-
-// alternate brings every side up in front of one backend, lets them take turns, and takes all down
-// whatever happens.
-func alternate(ctx context.Context, o options, r *report, out io.Writer) (err error) {
-	sides, err := o.chosen()
-	if err != nil {
-		return err
-	}
-	ports, err := program.FreePorts(ctx, 1)
-	if err != nil {
-		return err
-	}
-	backend, err := program.Launch(exec.Command(o.self, "backend", ports[0]), filepath.Join(o.dir, "backend.log")) //nolint:noctx // ended by Stop
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, backend.Stop()) }()
-	if err := backend.Answers(ctx, time.Minute, func() bool { return listens(ctx, "127.0.0.1:"+ports[0]) }); err != nil {
-		return fmt.Errorf("backend: %w", err)
-	}
+// alternate brings every side up, lets them take turns, and takes all down whatever happens.
+func (o options) alternate(ctx context.Context, sides []side, backend string, r *report, out io.Writer) (err error) {
 	for _, s := range sides {
 		defer func() { err = errors.Join(err, s.down()) }() //nolint:revive // all run until the end
-		if err := s.up(ctx, ports[0]); err != nil {
+		if err := s.up(ctx, backend); err != nil {
 			return fmt.Errorf("%s: %w", s.name(), err)
 		}
 		r.Versions[s.name()] = s.version(ctx)
@@ -187,7 +121,7 @@ func alternate(ctx context.Context, o options, r *report, out io.Writer) (err er
 			}
 			for turn := range sides {
 				if err := o.turn(ctx, sides[order(len(sides), round, turn)], m, round, turn, r, out); err != nil {
-					return fmt.Errorf("%w\nthe backend said:\n%s", err, backend.Said())
+					return err
 				}
 			}
 		}
@@ -246,25 +180,4 @@ func (o options) load(ctx context.Context, j job) (result, error) {
 	}
 	var res result
 	return res, json.Unmarshal(answer, &res)
-}
-
-// pause waits, or returns early with the reason when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-func write(path string, r *report) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o600)
 }

@@ -128,15 +128,20 @@ func judge(w io.Writer, rows []row) {
 		if i < 0 || rows[i].Ratio == 0 {
 			continue
 		}
-		got, bound, word := t.by(rows[i]), "at most", "MISSED"
+		got, bound := t.by(rows[i]), "at most"
 		if t.least {
 			bound = "at least"
 		}
-		if t.least && got >= t.limit || !t.least && got <= t.limit {
-			word = "met"
-		}
-		fmt.Fprintf(w, "%-32s %6.2f  %s %.2f  %s\n", t.says, got, bound, t.limit, word)
+		met := t.least && got >= t.limit || !t.least && got <= t.limit
+		fmt.Fprintf(w, "%-32s %6.2f  %s %.2f  %s\n", t.says, got, bound, t.limit, verdict(met))
 	}
+}
+
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "MISSED"
 }
 
 func median(values []float64) float64 {

@@ -78,6 +78,24 @@ func TestLoads(t *testing.T) {
 	}
 }
 
+// Idle websockets stay until they are told to close, and echo meanwhile.
+func TestIdleLoadObeys(t *testing.T) {
+	asked, err := json.Marshal(job{Shape: "idle", At: startBackend(t), People: strangers(), PID: os.Getpid(), Conns: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := load(t.Context(), strings.NewReader(string(asked)+`"echo" "close"`), &out); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(out.String(), "done"); got != 3 {
+		t.Errorf("opened, echoed and closed makes %q", out.String())
+	}
+	if err := load(t.Context(), bytes.NewReader(asked), &out); err == nil {
+		t.Error("without an order to close it ends in peace")
+	}
+}
+
 // fake answers every connection with the same bytes.
 func fake(t *testing.T, answer string) (at string) {
 	t.Helper()

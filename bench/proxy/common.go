@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"carrel/internal/program"
+)
+
+// common is what all the benchmarks here are told.
+type common struct {
+	only, binary, out string
+
+	self  string // this program
+	dir   string // of this run
+	cache string // what is installed, kept for the next
+}
+
+func (c *common) flags(flags *flag.FlagSet, only, out string) {
+	flags.StringVar(&c.only, "only", only, "proxies to measure, with commas between: carrel,nginx,haproxy,chp,reverseproxy; empty: all")
+	flags.StringVar(&c.binary, "carrel", filepath.Join("bin", "carrel"), "the carrel to measure")
+	flags.StringVar(&c.out, "o", filepath.Join("bin", "bench", out), "file for every sample")
+}
+
+// check completes what was told.
+func (c *common) check(flags *flag.FlagSet) error {
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%q: there are flags only; -help lists them", flags.Arg(0))
+	}
+	var err error
+	if c.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if c.binary, err = filepath.Abs(c.binary); err != nil {
+		return err
+	}
+	cache, err := os.UserCacheDir()
+	c.cache = filepath.Join(cache, "carrel-bench-proxy")
+	return err
+}
+
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+}
+
+func machine() string {
+	return fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+}
+
+// chosen are the sides that this run compares; none of them is up.
+func (c *common) chosen() ([]side, error) {
+	all := append([]side{&carrel{binary: c.binary, dir: filepath.Join(c.dir, "carrel")}}, peers(c.dir, c.cache, c.self)...)
+	if c.only == "" {
+		return all, nil
+	}
+	var some []side
+	for _, name := range list(c.only) {
+		i := slices.IndexFunc(all, func(s side) bool { return s.name() == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-only %s: there is no such proxy", name)
+		}
+		some = append(some, all[i])
+	}
+	return some, nil
+}
+
+// with runs do with a directory for the run and a backend, whose port it is given.
+func (c *common) with(ctx context.Context, do func(sides []side, backend string) error) (err error) {
+	if c.dir, err = os.MkdirTemp("/tmp", "crl-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(c.dir)
+	if err := os.Chmod(c.dir, 0o711); err != nil { //nolint:gosec // proxies' workers are other users, who only pass through
+		return err
+	}
+	sides, err := c.chosen()
+	if err != nil {
+		return err
+	}
+	ports, err := program.FreePorts(ctx, 1)
+	if err != nil {
+		return err
+	}
+	backend, err := program.Launch(exec.Command(c.self, "backend", ports[0]), filepath.Join(c.dir, "backend.log")) //nolint:noctx // ended by Stop
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, backend.Stop()) }()
+	if err := backend.Answers(ctx, time.Minute, func() bool { return listens(ctx, "127.0.0.1:"+ports[0]) }); err != nil {
+		return fmt.Errorf("backend: %w", err)
+	}
+	if err := do(sides, ports[0]); err != nil {
+		return fmt.Errorf("%w\nthe backend said: %s", err, backend.Said())
+	}
+	return nil
+}
+
+// pause waits, or returns early with the reason when ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// write writes a report, and says where.
+func write(path string, report any, out io.Writer) error {
+	b, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "every sample is in %s\n", path)
+	return os.WriteFile(path, append(b, '\n'), 0o600)
+}
