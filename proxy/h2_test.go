@@ -63,7 +63,7 @@ func TestHTTP2(t *testing.T) {
 		t.Cleanup(func() { res.Body.Close() })
 		return res
 	}
-	if res := do("GET", "x", nil, w.as(alice), header("X-Forwarded-For", "6.6.6.6"), header("X_Forwarded_For", "6.6.6.6")); res.StatusCode != 200 || res.ProtoMajor != 2 {
+	if res := do("GET", "x", nil, w.as(alice), header("X-Forwarded-For", "6.6.6.6"), header("X_Forwarded_For", "6.6.6.6")); res.StatusCode != http.StatusOK || res.ProtoMajor != 2 {
 		t.Errorf("%d by %s", res.StatusCode, res.Proto)
 	}
 	if r := got.last(t); r.Header.Get("X-Forwarded-For") != "127.0.0.1" || r.Host != "alice.hub.test" || r.Header.Get("X_Forwarded_For") != "" {
@@ -254,7 +254,7 @@ func TestTooMuchByHTTP2(t *testing.T) {
 		}
 		if err == nil {
 			res.Body.Close()
-			if res.StatusCode != c.want && c.want != 0 || c.want == 0 && res.StatusCode != 431 {
+			if res.StatusCode != c.want && c.want != 0 || c.want == 0 && res.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 				t.Errorf("%s: %d", name, res.StatusCode)
 			}
 		}

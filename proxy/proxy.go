@@ -26,23 +26,24 @@ import (
 
 // Config is what the proxy needs.
 type Config struct {
-	Origins        hub.Origins
-	Keyring        *hub.Keyring
-	Sessions       hub.SessionStore
-	Tickets        hub.TicketStore
-	Tokens         hub.TokenStore
-	Users          hub.UserStore
-	Routes         hub.RouteStore
-	Names          hub.ServerNames
-	Events         hub.Events
-	AdminAccess    bool           // administrators may open others' servers, where the origins let them
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For counts
-	Hub            hub.Endpoint   // the hub's pages
-	Edge           hub.Endpoint   // the hub's edge API
-	RedisGrace     time.Duration  // how long a known session is honoured with the store away
-	Drain          Drain
-	Ready          func() // called once requests are served; nil: nobody waits
-	Logger         *slog.Logger
+	Origins         hub.Origins
+	Keyring         *hub.Keyring
+	Sessions        hub.SessionStore
+	Tickets         hub.TicketStore
+	Tokens          hub.TokenStore
+	Users           hub.UserStore
+	Routes          hub.RouteStore
+	Names           hub.ServerNames
+	Events          hub.Events
+	AdminAccess     bool           // administrators may open others' servers, where the origins let them
+	TrustedProxies  []netip.Prefix // whose X-Forwarded-For counts
+	StrictTransport string         // Strict-Transport-Security of every answer; empty: none
+	Hub             hub.Endpoint   // the hub's pages
+	Edge            hub.Endpoint   // the hub's edge API
+	RedisGrace      time.Duration  // how long a known session is honoured with the store away
+	Drain           Drain
+	Ready           func() // called once requests are served; nil: nobody waits
+	Logger          *slog.Logger
 }
 
 // Proxy serves. Run must be running for its routes and sessions to be true.
@@ -130,8 +131,8 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 func (p *Proxy) server() *http.Server {
 	return &http.Server{
 		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idleTimeout, PingTimeout: headerTimeout},
+		ConnContext: markRedirects, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idleTimeout, PingTimeout: headerTimeout},
 	}
 }
 
@@ -153,6 +154,9 @@ func (p *Proxy) Handler() http.Handler {
 		began := time.Now()
 		rec := newRecorder(w, r)
 		rec.leaving = &p.leaving
+		if p.cfg.StrictTransport != "" {
+			rec.Header().Set("Strict-Transport-Security", p.cfg.StrictTransport)
+		}
 		r = guardBody(rec, r)
 		abort, err := p.guarded(rec, r)
 		if err != nil && !abort {
@@ -180,6 +184,8 @@ func (p *Proxy) guarded(rec *recorder, r *http.Request) (abort bool, err error) 
 	return false, p.serve(rec, r)
 }
 
+var errMisdirected = &statusError{http.StatusMisdirectedRequest, "this hub is not known by that name", "use the address that the hub printed; an administrator can set public_url"}
+
 const (
 	maxURL     = 8 << 10
 	maxHeaders = 100 // lines
@@ -193,6 +199,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if r.Context().Value(redirectKey{}) != nil {
+		return p.toHTTPS(w, r)
+	}
 	base := p.cfg.Origins.Base()
 	if path == base+"carrel-health" {
 		return p.health(w)
@@ -200,7 +209,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	place := p.cfg.Origins.Classify(r.Host)
 	switch {
 	case !place.Hub && !place.Notebooks:
-		return &statusError{http.StatusMisdirectedRequest, "this hub is not known by that name", "use the address that the hub printed; an administrator can set public_url"}
+		return errMisdirected
 	case strings.HasPrefix(path, base+"user/"):
 		return p.serveNotebook(w, r, place, path)
 	case path == base+"carrel-enter" && place.Notebooks:

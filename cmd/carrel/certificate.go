@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"log/slog"
-	"net"
 	"os"
 	"sync/atomic"
 	"time"
@@ -93,11 +91,14 @@ func (d *deployment) watchCertificate(ctx context.Context, renew func(renewal)) 
 	}
 }
 
-// serveTLS puts TLS on the listeners with the handed certificate, and each that comes after it.
-func serveTLS(listeners []net.Listener, first renewal, renewals <-chan renewal, logger *slog.Logger) error {
-	pair, err := first.pair()
+// tls shows the handed certificate, and each that comes after it; nil without one.
+func (h handover) tls(renewals <-chan renewal) (*tls.Config, error) {
+	if len(h.Certificate.Cert) == 0 {
+		return nil, nil //nolint:nilnil // plain HTTP
+	}
+	pair, err := h.Certificate.pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var now atomic.Pointer[tls.Certificate]
 	now.Store(pair)
@@ -108,9 +109,5 @@ func serveTLS(listeners []net.Listener, first renewal, renewals <-chan renewal, 
 			}
 		}
 	}()
-	config := front.TLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return now.Load(), nil })
-	for i, l := range listeners {
-		listeners[i] = front.New(l, front.Options{TLS: config, Logger: logger})
-	}
-	return nil
+	return front.TLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return now.Load(), nil }), nil
 }

@@ -18,25 +18,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"carrel/hub"
+	"carrel/internal/config"
 )
 
 // handover is what the hub tells its proxy child over a pipe: never over argv or the environment,
 // which others can read. The pipe then stays open for renewals; its end means that the hub is gone.
 type handover struct {
-	Keyring        []byte        `json:"keyring"` // hub.Keyring.ForProxy
-	RedisURL       string        `json:"redis_url"`
-	RedisPrefix    string        `json:"redis_prefix"`
-	RedisCA        []byte        `json:"redis_ca,omitempty"`
-	Origins        originsConfig `json:"origins"`
-	AdminAccess    bool          `json:"admin_access"`
-	TrustedProxies []string      `json:"trusted_proxies"`
-	Hub            string        `json:"hub"`
-	Edge           string        `json:"edge"`
-	RedisGrace     time.Duration `json:"redis_grace"`
-	LogLevel       string        `json:"log_level"`
-	LogFormat      string        `json:"log_format"`
-	Certificate    renewal       `json:"certificate"` // empty: plain HTTP
-	Listeners      int           `json:"listeners"`   // how many, from descriptor 4 on
+	Keyring         []byte        `json:"keyring"` // hub.Keyring.ForProxy
+	RedisURL        string        `json:"redis_url"`
+	RedisPrefix     string        `json:"redis_prefix"`
+	RedisCA         []byte        `json:"redis_ca,omitempty"`
+	Origins         originsConfig `json:"origins"`
+	AdminAccess     bool          `json:"admin_access"`
+	TrustedProxies  []string      `json:"trusted_proxies"`
+	Hub             string        `json:"hub"`
+	Edge            string        `json:"edge"`
+	RedisGrace      time.Duration `json:"redis_grace"`
+	LogLevel        string        `json:"log_level"`
+	LogFormat       string        `json:"log_format"`
+	Certificate     renewal       `json:"certificate"` // empty: plain HTTP
+	Listeners       int           `json:"listeners"`   // how many, from descriptor 4 on
+	Doors           []config.Door `json:"doors"`       // what each of them is
+	StrictTransport string        `json:"strict_transport"`
 }
 
 type originsConfig struct {

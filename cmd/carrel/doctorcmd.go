@@ -239,7 +239,8 @@ func (d *deployment) checkTools(context.Context) []finding {
 
 func (d *deployment) checkPorts(ctx context.Context) []finding {
 	var fs []finding
-	for _, address := range d.cfg.Listen {
+	for _, door := range d.cfg.Doors() {
+		address := door.Address
 		var lc net.ListenConfig
 		l, err := lc.Listen(ctx, "tcp", address)
 		switch {

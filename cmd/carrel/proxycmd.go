@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"carrel/hub"
 )
 
 func proxyCommand(f *flags) *cobra.Command {
@@ -70,33 +66,14 @@ func runProxy(ctx context.Context, h handover, listeners []net.Listener, renewal
 		return err
 	}
 	defer store.Close() //nolint:errcheck // the process ends with it
-	if len(h.Certificate.Cert) > 0 {
-		if err := serveTLS(listeners, h.Certificate, renewals, logger); err != nil {
-			return err
-		}
+	secure, err := h.tls(renewals)
+	if err != nil {
+		return err
+	}
+	if listeners, err = h.doors(listeners, secure, logger); err != nil {
+		return err
 	}
 	return p.Run(ctx, listeners...)
-}
-
-// listen opens the proxy's listeners here, so that a port in use, or a certificate that is not to be
-// had, is told before anything starts.
-func (d *deployment) listen(ctx context.Context) ([]net.Listener, error) {
-	if _, err := d.readCertificate(); err != nil {
-		return nil, err
-	}
-	var lc net.ListenConfig
-	var list []net.Listener
-	for _, address := range d.cfg.Listen {
-		l, err := lc.Listen(ctx, "tcp", address)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "listen", Field: "listen", Message: address + " is in use by another program", Remedy: "stop that program, or choose another port here and in public_url", Err: err}
-		}
-		if err != nil {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "listen", Field: "listen", Message: address + " can't be listened on", Remedy: "choose another address", Err: err}
-		}
-		list = append(list, l)
-	}
-	return list, nil
 }
 
 // child is a proxy process that takes the listeners over, with all that it needs to know.

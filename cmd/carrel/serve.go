@@ -223,12 +223,12 @@ func (d *deployment) greet(ctx context.Context, people []devidp.Person) error {
 	return nil
 }
 
-// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, it
-// is asked for a connection only.
+// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, or the
+// PROXY protocol, it is asked for a connection only.
 func (d *deployment) proxyAnswers(ctx context.Context) bool {
 	ctx, done := context.WithTimeout(ctx, time.Second)
 	defer done()
-	if d.cfg.TLS.CertFile != "" {
+	if d.cfg.TLS.CertFile != "" || d.cfg.Doors()[0].ProxyProtocol {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
 		if err == nil {
 			c.Close()

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -230,13 +229,9 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 	if err != nil {
 		return nil, nil, err
 	}
-	var trusted []netip.Prefix
-	for _, t := range h.TrustedProxies {
-		p, err := netip.ParsePrefix(t)
-		if err != nil {
-			return nil, nil, hub.Wrap(hub.Invalid, "read trusted proxies", err)
-		}
-		trusted = append(trusted, p)
+	trusted, err := h.trusted()
+	if err != nil {
+		return nil, nil, err
 	}
 	hubAt, err := hub.ParseEndpoint(h.Hub)
 	if err != nil {
@@ -248,7 +243,7 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
 	})
 	return p, store, err
 }
@@ -260,6 +255,7 @@ func (d *deployment) handover(address string) handover {
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
 		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
 		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
+		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(),
 	}
 }
 

@@ -24,11 +24,14 @@ type Config struct {
 	StateDir       string    `yaml:"state_dir" doc:"Where this host keeps the deployment's key, homes and private Redis. Reached by nobody else."`
 	PublicURL      string    `yaml:"public_url" doc:"Address of the hub in people's browsers; may have a base path."`
 	Listen         []string  `yaml:"listen" doc:"Addresses that the proxy listens on, as host:port."`
+	ListenRedirect []string  `yaml:"listen_redirect" doc:"Addresses, as host:port, where plain HTTP is answered with the way to the same page by HTTPS; usually :80."`
+	ProxyProtocol  []string  `yaml:"proxy_protocol" doc:"Those of listen and listen_redirect, as written there, whose connections begin with the PROXY protocol (v1 or v2). Only trusted_proxies may connect to them then."`
 	Origins        string    `yaml:"origins" doc:"How notebooks are kept off the hub's origin: subdomains (alice.example.org), paths (a second port or host, see notebook_host), or one-origin (as JupyterHub; weaker)."`
 	NotebookHost   string    `yaml:"notebook_host" doc:"Subdomains: the domain that people's hosts are under, with its port; empty: the hub's own host. Paths: the notebooks' host:port."`
 	TrustedProxies []string  `yaml:"trusted_proxies" doc:"Networks of proxies in front, whose X-Forwarded-For counts."`
 	AdminAccess    bool      `yaml:"admin_access" doc:"Whether administrators may open other people's servers (with subdomains only)."`
 	TLS            TLS       `yaml:"tls" doc:"Certificate of the proxy's listeners; empty: plain HTTP, for loopback or behind a proxy that ends TLS."`
+	HSTS           HSTS      `yaml:"hsts" doc:"Strict-Transport-Security (RFC 6797): browsers come by HTTPS alone once they have been here. Sent where public_url is https, and not for localhost."`
 	Proxy          Proxy     `yaml:"proxy" doc:"The proxy process."`
 	Redis          Redis     `yaml:"redis" doc:"The session store."`
 	OIDC           OIDC      `yaml:"oidc" doc:"Sign-in through OpenID Connect. With no provider, a demo provider on loopback is used."`
@@ -45,6 +48,12 @@ type Config struct {
 type TLS struct {
 	CertFile string `yaml:"cert_file" doc:"PEM file with the certificate and its chain."`
 	KeyFile  string `yaml:"key_file" doc:"PEM file with its key."`
+}
+
+// HSTS is about Strict-Transport-Security.
+type HSTS struct {
+	MaxAge     Duration `yaml:"max_age" doc:"How long browsers keep to it; 0: they are told nothing."`
+	Subdomains bool     `yaml:"include_subdomains" doc:"Whether it counts for every host below the hub's too, also those that are not Carrel's."`
 }
 
 // Proxy is about the proxy process.
@@ -192,7 +201,7 @@ const defaultProxyUID = 64998
 func Default() *Config {
 	return &Config{
 		Deployment: "carrel", StateDir: defaultStateDir(), PublicURL: "http://localhost:8000/", Listen: []string{"127.0.0.1:8000"},
-		Origins: string(hub.Subdomains), Proxy: Proxy{UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute)},
+		Origins: string(hub.Subdomains), HSTS: HSTS{MaxAge: Duration(180 * 24 * time.Hour)}, Proxy: Proxy{UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute)},
 		Demo:     Demo{People: []string{"admin", "alice", "bob"}},
 		Sessions: Sessions{Lifetime: Duration(14 * 24 * time.Hour), Idle: Duration(24 * time.Hour)},
 		Spawner: Spawner{

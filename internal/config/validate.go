@@ -95,18 +95,30 @@ func (c *Config) validateOrigins(k *checks) {
 
 func (c *Config) validateListeners(k *checks) {
 	k.that(len(c.Listen) > 0, "listen", "the proxy listens nowhere", "give an address such as 127.0.0.1:8000")
-	for i, a := range c.Listen {
-		at := fmt.Sprintf("listen[%d]", i)
-		_, port, err := net.SplitHostPort(a)
-		n, perr := strconv.ParseUint(port, 10, 16)
-		k.that(err == nil && perr == nil && n > 0, at, "this is no host:port", "write 127.0.0.1:8000 or :8000")
-		k.that(!slices.Contains(c.Listen[:i], a), at, "this address is given twice", "keep one of them")
+	addresses(k, "listen", c.Listen, nil)
+	addresses(k, "listen_redirect", c.ListenRedirect, c.Listen)
+	k.that(len(c.ListenRedirect) == 0 || strings.HasPrefix(c.PublicURL, "https://"), "listen_redirect", "it leads to HTTPS, which public_url is not", "begin public_url with https://, or leave this out")
+	for i, a := range c.ProxyProtocol {
+		known := slices.Contains(c.Listen, a) || slices.Contains(c.ListenRedirect, a)
+		k.that(known, fmt.Sprintf("proxy_protocol[%d]", i), "nothing listens there", "write it as in listen or listen_redirect")
 	}
+	k.that(len(c.ProxyProtocol) == 0 || len(c.TrustedProxies) > 0, "proxy_protocol", "nobody is trusted to speak it", "name the proxies' network in trusted_proxies")
 	for i, p := range c.TrustedProxies {
 		prefix, err := netip.ParsePrefix(p)
 		at := fmt.Sprintf("trusted_proxies[%d]", i)
 		k.that(err == nil, at, "this is no network", "write 10.0.0.0/8 or 127.0.0.1/32")
 		k.that(err != nil || prefix.Bits() > 0, at, "this trusts everybody", "name only the network of the proxies in front")
+	}
+}
+
+// addresses checks a list of listeners beside those of others.
+func addresses(k *checks, field string, list, others []string) {
+	for i, a := range list {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		_, port, err := net.SplitHostPort(a)
+		n, perr := strconv.ParseUint(port, 10, 16)
+		k.that(err == nil && perr == nil && n > 0, at, "this is no host:port", "write 127.0.0.1:8000 or :8000")
+		k.that(!slices.Contains(list[:i], a) && !slices.Contains(others, a), at, "this address is given twice", "keep one of them")
 	}
 }
 
@@ -154,9 +166,11 @@ func (c *Config) validateDemo(k *checks) {
 	if u, err := url.Parse(c.PublicURL); err == nil && u.Host != "" {
 		k.that(loopback(u.Hostname()), "public_url", why, remedy)
 	}
-	for i, a := range c.Listen {
-		if host, _, err := net.SplitHostPort(a); err == nil {
-			k.that(loopback(host), fmt.Sprintf("listen[%d]", i), why, "name a provider in oidc.providers, or listen on 127.0.0.1")
+	for field, list := range map[string][]string{"listen": c.Listen, "listen_redirect": c.ListenRedirect} {
+		for i, a := range list {
+			if host, _, err := net.SplitHostPort(a); err == nil {
+				k.that(loopback(host), fmt.Sprintf("%s[%d]", field, i), why, "name a provider in oidc.providers, or listen on 127.0.0.1")
+			}
 		}
 	}
 }

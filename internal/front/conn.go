@@ -125,6 +125,17 @@ func (c *conn) release() net.Conn {
 	return c.Conn
 }
 
+// Redirects tells whether a connection came to a listener that only leads elsewhere.
+func Redirects(c net.Conn) bool {
+	switch c := c.(type) {
+	case plainConn:
+		return c.owner.opt.Redirect
+	case tlsConn:
+		return c.owner.opt.Redirect
+	}
+	return false
+}
+
 // base is an accepted connection: it knows its client's address, and when it leaves the crowd.
 type base struct {
 	net.Conn

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -12,6 +13,10 @@ import (
 // Options say how a listener's connections begin. The zero value is plain HTTP with nobody counted.
 type Options struct {
 	TLS *tls.Config // nil: plain; NextProtos decides between HTTP/1.1 and h2
+	// Proxies tells whom the PROXY protocol is taken from, with which every connection begins then; nil:
+	// it is not spoken.
+	Proxies  func(netip.Addr) bool
+	Redirect bool // see Redirects
 
 	Logger *slog.Logger // nil: none
 }
@@ -57,7 +62,7 @@ const beginTime = 10 * time.Second
 
 // Accept implements [net.Listener].
 func (l *Listener) Accept() (net.Conn, error) {
-	if l.opt.TLS == nil {
+	if l.opt.TLS == nil && l.opt.Proxies == nil {
 		return l.acceptPlain()
 	}
 	l.begin()
@@ -133,10 +138,15 @@ var errCrowd = errors.New("one connection too many")
 
 // open does what comes before HTTP.
 func (l *Listener) open(b *base) (net.Conn, error) {
+	_ = b.SetDeadline(time.Now().Add(beginTime)) // a closed one has none
+	if l.opt.Proxies != nil {
+		if err := l.readProxy(b); err != nil {
+			return nil, err
+		}
+	}
 	if l.admit(b) == nil {
 		return nil, errCrowd
 	}
-	_ = b.SetDeadline(time.Now().Add(beginTime)) // a closed one has none
 	ready, err := l.handshake(b)
 	_ = b.SetDeadline(time.Time{})
 	return ready, err
@@ -173,8 +183,11 @@ func (l *Listener) admit(b *base) *base {
 	return b
 }
 
-// handshake does TLS's.
+// handshake does TLS's, if it is spoken.
 func (l *Listener) handshake(b *base) (net.Conn, error) {
+	if l.opt.TLS == nil {
+		return plainConn{&conn{Conn: b, owner: l}}, nil
+	}
 	t := tls.Server(b, l.opt.TLS)
 	if err := t.Handshake(); err != nil { //nolint:noctx // it has a deadline, and ends with the listener
 		return nil, err
