@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -196,8 +197,8 @@ func TestTheTableAndTheStore(t *testing.T) {
 	now := time.Now()
 	has := func(t *testing.T, table *routeTable, want ...hub.Route) {
 		t.Helper()
-		if len(table.all()) != len(want) {
-			t.Errorf("%d routes, want %d", len(table.all()), len(want))
+		if n := len(maps.Collect(table.all())); n != len(want) {
+			t.Errorf("%d routes, want %d", n, len(want))
 		}
 		for _, r := range want {
 			if x := table.get(r.Key); x == nil || x.Route != r {

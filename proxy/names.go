@@ -1,10 +1,8 @@
 package proxy
 
 import (
-	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"carrel/hub"
 )
@@ -13,20 +11,13 @@ import (
 // below a stopped one would be taken for a page of the default server. It is copy-on-write as the
 // routes are: a request reads it without a lock, and nothing asks the store.
 type nameTable struct {
-	now atomic.Pointer[map[string]bool]
+	now shards[string, bool]
 
 	mu      sync.Mutex      // writers, and what follows
 	changed map[string]bool // by events since the store began to be read, to what; nil: it is not
 }
 
-func (t *nameTable) all() map[string]bool {
-	if m := t.now.Load(); m != nil {
-		return *m
-	}
-	return nil
-}
-
-func (t *nameTable) known(key hub.ServerKey) bool { return t.all()[key.Label()] }
+func (t *nameTable) known(key hub.ServerKey) bool { return t.now.get(key.Label()) }
 
 // apply takes what an event says of one server: whether it has a record.
 func (t *nameTable) apply(key hub.ServerKey, there bool) {
@@ -39,15 +30,9 @@ func (t *nameTable) apply(key hub.ServerKey, there bool) {
 	if t.changed != nil {
 		t.changed[label] = there
 	}
-	if t.all()[label] == there {
-		return
+	if t.now.get(label) != there {
+		t.now.change(label, func(m map[string]bool) { mark(m, label, there) })
 	}
-	next := maps.Clone(t.all())
-	if next == nil {
-		next = map[string]bool{}
-	}
-	mark(next, label, there)
-	t.now.Store(&next)
 }
 
 func mark(m map[string]bool, label string, there bool) {
@@ -79,5 +64,5 @@ func (t *nameTable) replace(read []string) {
 		mark(next, label, there)
 	}
 	t.changed = nil
-	t.now.Store(&next)
+	t.now.store(next)
 }

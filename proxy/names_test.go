@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -157,7 +158,7 @@ func TestNamesAreRead(t *testing.T) {
 	f.untold.Store(&[]string{cpu.Label(), "alice", "bob"})
 	ask(w.proxy.reload)
 	w.until("what no event told is noticed", func() bool { return w.proxy.known(cpu) && !w.proxy.known(gpu) })
-	if n := len(w.proxy.names.all()); n != 1 {
+	if n := len(maps.Collect(w.proxy.names.now.all())); n != 1 {
 		t.Errorf("%d names are kept, want the named server's alone", n)
 	}
 	// What begins to be while the names are read is not among them.
@@ -242,7 +243,7 @@ func TestNamesWhileTheyAreRead(t *testing.T) {
 	}
 	n.reading()
 	n.replace(nil)
-	if len(n.all()) > 0 {
-		t.Errorf("%v are known still", n.all())
+	if still := maps.Collect(n.now.all()); len(still) > 0 {
+		t.Errorf("%v are known still", still)
 	}
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"iter"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,7 @@ const missingGrace = time.Minute
 
 // routeTable is copy-on-write: a request reads it without a lock.
 type routeTable struct {
-	now atomic.Pointer[map[hub.ServerKey]*route]
+	now shards[hub.ServerKey, *route]
 
 	mu      sync.Mutex                  // writers, and what follows
 	changed map[hub.ServerKey]bool      // by events since the store began to be read; nil: it is not
@@ -32,15 +33,9 @@ type route struct {
 
 func (r *route) touch() { r.used.Store(time.Now().UnixNano()) }
 
-func (t *routeTable) all() map[hub.ServerKey]*route {
-	if m := t.now.Load(); m != nil {
-		return *m
-	}
-	return nil
-}
-
-func (t *routeTable) get(key hub.ServerKey) *route { return t.all()[key] }
-func (t *routeTable) known(key hub.ServerKey) bool { return t.all()[key] != nil }
+func (t *routeTable) all() iter.Seq2[hub.ServerKey, *route] { return t.now.all() }
+func (t *routeTable) get(key hub.ServerKey) *route          { return t.now.get(key) }
+func (t *routeTable) known(key hub.ServerKey) bool          { return t.now.get(key) != nil }
 
 // apply takes what an event says of one server, nil for no route, and returns the route that it
 // replaces.
@@ -51,14 +46,11 @@ func (t *routeTable) apply(key hub.ServerKey, r *hub.Route) *route {
 		t.changed[key] = true
 	}
 	delete(t.missing, key)
-	next := maps.Clone(t.all())
-	if next == nil {
-		next = map[hub.ServerKey]*route{}
+	if r == nil && !t.known(key) {
+		return nil
 	}
-	old := set(next, key, r)
-	if old != nil || r != nil {
-		t.now.Store(&next)
-	}
+	var old *route
+	t.now.change(key, func(m map[hub.ServerKey]*route) { old = set(m, key, r) })
 	return old
 }
 
@@ -90,10 +82,7 @@ func (t *routeTable) reading() {
 func (t *routeTable) replace(read map[hub.ServerKey]hub.Route, now time.Time) []*route {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next, missing := maps.Clone(t.all()), map[hub.ServerKey]time.Time{}
-	if next == nil {
-		next = map[hub.ServerKey]*route{}
-	}
+	next, missing := maps.Collect(t.all()), map[hub.ServerKey]time.Time{}
 	var gone []*route
 	drop := func(old *route) {
 		if old != nil {
@@ -120,6 +109,6 @@ func (t *routeTable) replace(read map[hub.ServerKey]hub.Route, now time.Time) []
 		}
 	}
 	t.changed, t.missing = nil, missing
-	t.now.Store(&next)
+	t.now.store(next)
 	return gone
 }
