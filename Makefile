@@ -6,10 +6,11 @@ GO ?= go
 KILL_ROUNDS ?= 20
 FUZZ_TIME ?= 60s
 BENCH_ROUNDS ?= 10
+SOAK_FOR ?= 60m
 # Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bench-idle bootstrap-test clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bench-idle bootstrap-test soak clean
 .NOTPARALLEL:
 
 run:
@@ -38,6 +39,11 @@ fuzz:
 # kill -9 of hub, proxy, Redis and dockerd while notebooks run; `make test` does two rounds.
 kill-test: bootstrap-test build
 	CARREL_KILL_ROUNDS=$(KILL_ROUNDS) $(GO) test -tags integration -count 1 -v -timeout 3h -run Kill ./internal/e2e/...
+
+# A day in an hour: thousands of clients while everything is killed and restarted; `make test` does
+# five minutes. SOAK_FLAGS="-seed 42" repeats a run's chances.
+soak: bootstrap-test build
+	$(GO) run ./internal/soak -for $(SOAK_FOR) $(SOAK_FLAGS)
 
 # A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
 bench-spawn: bootstrap-test build

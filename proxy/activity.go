@@ -23,8 +23,7 @@ func (p *Proxy) activityLoop(ctx context.Context) {
 			p.flushActivity(ctx)
 			p.flushSeen(ctx)
 			return
-		case now := <-tick.C:
-			p.pools.sweep(now)
+		case <-tick.C:
 			p.flushActivity(ctx)
 			p.flushSeen(ctx)
 		}

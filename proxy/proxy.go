@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"sync"
@@ -53,14 +54,15 @@ type Proxy struct {
 	sessions *cache[hub.Session]
 	tokens   *cache[permit]
 	tunnels  tunnels
-	pools    pools
+	pools    transports
 	crowd    crowd
 	ready    atomic.Bool
-	leaving  atomic.Bool   // answers are the last ones of their connections
-	conns    atomic.Int64  // open connections but websockets
-	handlers atomic.Int64  // requests at work
-	reload   chan struct{} // asks for the routes to be read
-	recheck  chan struct{} // asks for the tunnels' sessions to be looked at
+	leaving  atomic.Bool           // answers are the last ones of their connections
+	conns    atomic.Int64          // open connections but websockets
+	handlers atomic.Int64          // requests at work
+	reload   chan struct{}         // asks for the routes to be read
+	recheck  chan struct{}         // asks for the tunnels' sessions to be looked at
+	relay    httputil.ReverseProxy // what every forwarding has in common
 
 	seenMu sync.Mutex
 	seen   map[hub.SecretHash]time.Time // hub sessions in use that the store was not told of
@@ -74,6 +76,7 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), seen: map[hub.SecretHash]time.Time{},
+		relay: httputil.ReverseProxy{BufferPool: &bodyBuffers, FlushInterval: -1, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)},
 	}
 	p.sessions = newCache(cfg.RedisGrace, cfg.Sessions.Session)
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
@@ -93,7 +96,6 @@ const (
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
-	defer p.pools.close()
 	defer loops.Wait()
 	defer stopBackground()
 	read := make(chan struct{})

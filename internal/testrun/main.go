@@ -80,6 +80,7 @@ func (r *runner) steps() []step {
 		{"e2e", "the whole, in a real browser", r.e2e},
 		{"bench", "a few cold starts, timed", r.bench},
 		{"fuzz", "every fuzz target, briefly", r.fuzz},
+		{"soak", "thousands of clients while everything is killed and restarted, five minutes", r.soak},
 	}
 }
 

@@ -216,6 +216,31 @@ func (r *runner) bench(ctx context.Context) (string, error) {
 		"-o", filepath.Join(r.logs, "bench.json"))
 }
 
+// soak is five minutes of `make soak`. The program is built, not run by the go command, so that it
+// hears when it is to end, and cleans up.
+func (r *runner) soak(ctx context.Context) (string, error) {
+	program, err := filepath.Abs(filepath.Join(r.logs, "soak"))
+	if err != nil {
+		return "", err
+	}
+	for path, pkg := range map[string]string{program: "./internal/soak", filepath.Join("bin", "carrel"): "./cmd/carrel"} {
+		if err := r.command(ctx, "soak-build", "", "go", "build", "-o", path, pkg); err != nil {
+			return "", err
+		}
+	}
+	defer os.Remove(program)
+	if err := r.command(ctx, "soak", "", program, "-for", "5m", "-o", filepath.Join(r.logs, "soak.json")); err != nil {
+		return "", err
+	}
+	log, err := os.ReadFile(filepath.Join(r.logs, "soak.log"))
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, " actions in ") {
+			return ", " + strings.TrimSpace(line), err
+		}
+	}
+	return "", err
+}
+
 // fuzz builds each package's tests once, instrumented, and then runs its targets one by one.
 func (r *runner) fuzz(ctx context.Context) (string, error) {
 	found, err := fuzzTargets(ctx)
