@@ -68,8 +68,8 @@ func (w *world) agrees(key hub.ServerKey, want hub.Phase) {
 	if c.Phase != hub.Ready || c.Generation != rec.Generation || c.Endpoint != rec.Endpoint || c.UserID != rec.UserID || string(c.Handle.Data) != string(rec.Handle.Data) {
 		w.t.Errorf("%s: container %+v, record %+v", key, c, rec)
 	}
-	if route.Generation != rec.Generation || route.Endpoint != rec.Endpoint || route.UserID != rec.UserID {
-		w.t.Errorf("%s: route %+v, record %+v", key, route, rec)
+	if route.Generation != rec.Generation || route.Endpoint != rec.Endpoint || route.UserID != rec.UserID || route.Image != c.Image || c.Image == "" {
+		w.t.Errorf("%s: route %+v, record %+v, container %+v", key, route, rec, c)
 	}
 }
 

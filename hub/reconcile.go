@@ -102,7 +102,7 @@ func (m *Manager) mend(ctx context.Context, rec Server, containers []Status, rou
 // mendRunning looks at a server that should run.
 func (m *Manager) mendRunning(ctx context.Context, rec Server, st Status, route Route) {
 	if runs(st) || st.Phase == Starting {
-		lost := route.Endpoint != st.Endpoint || route.Generation != rec.Generation || rec.Endpoint != st.Endpoint
+		lost := route.Endpoint != st.Endpoint || route.Image != st.Image || route.Generation != rec.Generation || rec.Endpoint != st.Endpoint
 		if runs(st) && lost && !st.Endpoint.IsZero() {
 			m.launchRepair(ctx, rec, false, func(ctx context.Context, _ *flight, rec Server) { m.reroute(ctx, rec, st) })
 		}
@@ -121,7 +121,7 @@ func (m *Manager) reroute(ctx context.Context, rec Server, st Status) {
 	ctx, done := context.WithTimeout(ctx, cleanupWithin)
 	defer done()
 	err := insist(ctx, func() error {
-		return m.cfg.Routes.PutRoute(ctx, Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: st.Endpoint})
+		return m.cfg.Routes.PutRoute(ctx, routeTo(rec, st))
 	})
 	if err == nil {
 		err = m.settle(ctx, rec, func(s *Server) { s.Handle, s.Endpoint = st.Handle, st.Endpoint })
@@ -156,7 +156,7 @@ func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, 
 	}
 	m.cfg.Logger.InfoContext(ctx, "adopted", "server", st.Key.String(), "generation", st.Generation, "phase", rec.Phase)
 	if rec.Phase == Ready && !st.Endpoint.IsZero() {
-		err = m.cfg.Routes.PutRoute(ctx, Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: st.Endpoint})
+		err = m.cfg.Routes.PutRoute(ctx, routeTo(rec, st))
 	}
 	return rec, err
 }

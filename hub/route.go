@@ -9,6 +9,7 @@ type Route struct {
 	UserID     UserID     `json:"user_id"`
 	Generation Generation `json:"generation"`
 	Endpoint   Endpoint   `json:"endpoint"`
+	Image      string     `json:"image,omitempty"` // see [Status]
 }
 
 // Activity is when people last used a server, as the proxy saw it: kernel and terminal input and

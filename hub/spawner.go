@@ -65,6 +65,7 @@ type Status struct {
 	Endpoint   Endpoint // zero unless it runs
 	Reason     string   // why it ended, for people: "out of memory", "exit code 1"
 	Created    time.Time
+	Image      string // what it was made from, by a name that never means anything else, as "sha256:…"; "" where there is none
 }
 
 // Spawner starts and stops servers on one kind of machine. Methods are safe for concurrent use,

@@ -242,25 +242,24 @@ func (m *Manager) publish(ctx context.Context, f *flight, rec Server, within tim
 	m.steps.add(rec.Key, Progress{Step: "wait", Message: "Your server is starting up", Percent: 40})
 	waitCtx, done := context.WithTimeout(ctx, within)
 	defer done()
-	endpoint, err := m.awaitAnswer(waitCtx, f, rec)
+	st, err := m.awaitAnswer(waitCtx, f, rec)
 	if err != nil {
 		if ctx.Err() == nil && waitCtx.Err() != nil {
 			err = &Error{Kind: Unavailable, Op: "start server", Message: fmt.Sprintf("the server did not answer within %s", within), Remedy: "start it again; if your own configuration or an extension is at fault, use safe start", Err: err}
 		}
 		return rec, err
 	}
-	route := Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: endpoint}
-	if err := insist(ctx, func() error { return m.cfg.Routes.PutRoute(ctx, route) }); err != nil {
+	if err := insist(ctx, func() error { return m.cfg.Routes.PutRoute(ctx, routeTo(rec, st)) }); err != nil {
 		return rec, err
 	}
 	return m.move(ctx, rec, Ready, func(s *Server) {
-		s.Handle, s.Endpoint, s.Started, s.Reason, s.LogTail = rec.Handle, endpoint, time.Now(), "", nil
+		s.Handle, s.Endpoint, s.Started, s.Reason, s.LogTail = rec.Handle, st.Endpoint, time.Now(), "", nil
 	})
 }
 
 // awaitAnswer asks the server, more and more rarely, until it answers; it ends at once when the
 // container does.
-func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Endpoint, error) {
+func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Status, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	var listening sync.WaitGroup
 	defer listening.Wait()
@@ -277,23 +276,28 @@ func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Endpo
 	for {
 		st, err := m.cfg.Spawner.Inspect(ctx, rec.Handle)
 		if err == nil && (st.Phase == Failed || st.Phase == Absent) {
-			return Endpoint{}, ended(st)
+			return Status{}, ended(st)
 		}
 		if err != nil && KindOf(err) != Unavailable && ctx.Err() == nil {
-			return Endpoint{}, err
+			return Status{}, err
 		}
 		for range 10 {
 			if !st.Endpoint.IsZero() && m.cfg.Notebook.Answers(ctx, m.target(rec, st.Endpoint)) == nil && ctx.Err() == nil {
-				return st.Endpoint, nil
+				return st, nil
 			}
 			select {
 			case <-ctx.Done():
-				return Endpoint{}, context.Cause(ctx)
+				return Status{}, context.Cause(ctx)
 			case <-time.After(pause):
 			}
 			pause = min(pause*5/4, 100*time.Millisecond)
 		}
 	}
+}
+
+// routeTo is the route to what runs for a record.
+func routeTo(rec Server, st Status) Route {
+	return Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: st.Endpoint, Image: st.Image}
 }
 
 func ended(st Status) error {

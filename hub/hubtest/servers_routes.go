@@ -9,7 +9,7 @@ import (
 )
 
 func madeRoute(key hub.ServerKey, g hub.Generation) hub.Route {
-	return hub.Route{Key: key, UserID: "u", Generation: g, Endpoint: endpoint(fmt.Sprintf("http://10.0.0.%d:8888", g%250))}
+	return hub.Route{Key: key, UserID: "u", Generation: g, Endpoint: endpoint(fmt.Sprintf("http://10.0.0.%d:8888", g%250)), Image: fmt.Sprintf("sha256:%064x", g)}
 }
 
 // Routes tests that a store keeps the contract of [hub.RouteStore].

@@ -166,6 +166,9 @@ func (s *spawnerSuite) life(t *testing.T) {
 	if st.Endpoint.IsZero() {
 		t.Error("it has no endpoint")
 	}
+	if all := listed(t, s.d, spec.Key); len(all) != 1 || all[0].Image != st.Image || all[0].Endpoint != st.Endpoint {
+		t.Errorf("it is listed as %+v, and inspected as %+v: routes would be mended for ever", all, st)
+	}
 	if st.Created.Before(began.Add(-soon)) || st.Created.After(time.Now().Add(soon)) {
 		t.Errorf("it was created at %v, now is %v", st.Created, time.Now())
 	}

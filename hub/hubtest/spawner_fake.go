@@ -424,7 +424,7 @@ func (c *container) count(cores float64) {
 func (f *FakeSpawner) status(c *container) hub.Status {
 	return hub.Status{
 		Key: c.spec.Key, Generation: c.spec.Generation, UserID: c.spec.UserID, Profile: c.spec.Profile,
-		Handle: f.handle(c.name), Phase: c.phase, Endpoint: c.endpoint, Reason: c.reason, Created: c.created,
+		Handle: f.handle(c.name), Phase: c.phase, Endpoint: c.endpoint, Reason: c.reason, Created: c.created, Image: "fake:" + c.spec.Image,
 	}
 }
 

@@ -226,6 +226,7 @@ func (d *Driver) status(c container.InspectResponse) (hub.Status, bool) {
 	}
 	created, _ := time.Parse(time.RFC3339Nano, c.Created)
 	st := d.statusOf(c.Name, id, c.State.Status, created)
+	st.Image = c.Image
 	if st.Phase == hub.Failed {
 		st.Reason = endReason(c)
 	}
@@ -401,6 +402,7 @@ func (d *Driver) list(ctx context.Context) ([]hub.Status, error) {
 	ended.SetLimit(inspectAtOnce)
 	for i, c := range servers {
 		list[i] = d.statusOf(c.name, c.id, c.State, time.Unix(c.Created, 0))
+		list[i].Image = c.ImageID
 		if list[i].Phase == hub.Failed {
 			ended.Go(func() (err error) {
 				list[i], err = d.Inspect(endedCtx, list[i].Handle)
