@@ -23,7 +23,8 @@ func (p *Proxy) activityLoop(ctx context.Context) {
 			p.flushActivity(ctx)
 			p.flushSeen(ctx)
 			return
-		case <-tick.C:
+		case now := <-tick.C:
+			p.pools.sweep(now)
 			p.flushActivity(ctx)
 			p.flushSeen(ctx)
 		}

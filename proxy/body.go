@@ -18,7 +18,8 @@ const (
 // bounded. Time in which the server does not take it is nobody's fault, and does not count.
 type body struct {
 	io.ReadCloser
-	conn *http.ResponseController
+	conn    *http.ResponseController
+	trailer http.Header // filled when the body ends
 
 	mu     sync.Mutex // the transport reads it in a goroutine of its own
 	left   time.Duration
@@ -37,7 +38,7 @@ func guardBody(w *recorder, r *http.Request) *http.Request {
 	}
 	_ = w.conn.SetReadDeadline(time.Now().Add(bodyPatience)) // not every writer has one
 	guarded := *r
-	guarded.Body = &body{ReadCloser: r.Body, conn: w.conn, left: bodyPatience}
+	guarded.Body = &body{ReadCloser: r.Body, conn: w.conn, trailer: r.Trailer, left: bodyPatience}
 	return &guarded
 }
 
@@ -58,6 +59,7 @@ func (b *body) Read(p []byte) (int, error) {
 	case err == nil || b.closed:
 	case errors.Is(err, io.EOF):
 		b.ended = true
+		cleanRequestTrailers(b.trailer)
 		_ = b.conn.SetReadDeadline(time.Time{}) // the wait for the answer has no deadline
 	default:
 		b.err = err // the deadline stays: net/http would wait for the rest

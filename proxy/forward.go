@@ -1,150 +1,132 @@
 package proxy
 
 import (
-	"context"
 	"errors"
-	"net"
+	"fmt"
+	"io"
+	"maps"
 	"net/http"
-	"net/http/httputil"
 	"sync"
-	"syscall"
-	"time"
 
 	"carrel/hub"
+	"carrel/internal/h1"
 )
-
-// transports keeps a pool of connections per endpoint, so that one server's never crowd out another's.
-type transports struct {
-	mu  sync.Mutex
-	all map[hub.Endpoint]*http.Transport
-}
-
-const (
-	dialTimeout  = 3 * time.Second
-	maxTransport = 10_000
-
-	maxServerHead = 256 << 10 // of an answer, whose sender may be hostile
-)
-
-func (t *transports) get(e hub.Endpoint) *http.Transport {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tr := t.all[e]; tr != nil {
-		return tr
-	}
-	if t.all == nil || len(t.all) >= maxTransport {
-		for _, tr := range t.all {
-			tr.CloseIdleConnections()
-		}
-		t.all = map[hub.Endpoint]*http.Transport{}
-	}
-	tr := &http.Transport{
-		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, e) },
-		MaxIdleConnsPerHost:   16,
-		IdleConnTimeout:       50 * time.Second, // Jupyter closes idle ones after an hour; containers come and go
-		DisableCompression:    true,
-		ExpectContinueTimeout: time.Second,
-		WriteBufferSize:       16 << 10,
-		ReadBufferSize:        16 << 10,
-		ForceAttemptHTTP2:     false,
-
-		MaxResponseHeaderBytes: maxServerHead,
-	}
-	t.all[e] = tr
-	return tr
-}
-
-// drop forgets an endpoint that no route leads to.
-func (t *transports) drop(e hub.Endpoint) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if tr := t.all[e]; tr != nil {
-		tr.CloseIdleConnections()
-		delete(t.all, e)
-	}
-}
-
-// dial reaches an endpoint; a unix socket whose backlog is full says EAGAIN, which passes.
-func dial(ctx context.Context, e hub.Endpoint) (net.Conn, error) {
-	ctx, done := context.WithTimeout(ctx, dialTimeout)
-	defer done()
-	d := net.Dialer{KeepAlive: 30 * time.Second}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		c, err := d.DialContext(ctx, e.Network(), e.Address())
-		if err == nil || !errors.Is(err, syscall.EAGAIN) {
-			return c, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(wait):
-		}
-	}
-}
-
-// buffers are shared by all copies of bodies.
-type buffers struct{ sync.Pool }
-
-func (b *buffers) Get() []byte {
-	if v, ok := b.Pool.Get().(*[]byte); ok {
-		return *v
-	}
-	return make([]byte, 32<<10)
-}
-
-func (b *buffers) Put(buf []byte) { b.Pool.Put(&buf) }
-
-var bodyBuffers buffers
 
 // identity are the headers that Connection may not take away: who asks, and from which page.
 var identity = []string{"Authorization", "Cookie", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"}
 
 // pass forwards a request to one of our own processes or to a server: change edits the outgoing
 // request after the hygiene, answer the response.
-func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, e hub.Endpoint, change func(*http.Request), answer func(*http.Response) error) error {
-	var failure error
-	sent, _ := r.Body.(*body)
-	relay := p.relay
-	relay.Transport = p.pools.get(e)
-	relay.Rewrite = func(pr *httputil.ProxyRequest) {
-		pr.Out.URL.Scheme, pr.Out.URL.Host = "http", "server"
-		pr.Out.URL.RawQuery = pr.In.URL.RawQuery // ReverseProxy drops what it can't parse; the server decides
-		pr.Out.Host = pr.In.Host
-		pr.Out.Trailer = nil // a way past the hygiene
-		for _, name := range identity {
-			if v := pr.In.Header[name]; v != nil {
-				pr.Out.Header[name] = v
-			}
-		}
-		cleanRequest(pr.Out.Header)
-		p.setForwarded(pr.Out.Header, pr.In)
-		if change != nil {
-			change(pr.Out)
-		}
+func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, e hub.Endpoint, change func(*http.Request), answer func(*http.Response)) error {
+	out := p.outgoing(r)
+	if change != nil {
+		change(out)
 	}
-	relay.ModifyResponse = func(res *http.Response) error {
-		if res.StatusCode < 200 {
-			return errNonsense // a switch of protocols that nobody asked for, or no status at all
-		}
-		if answer == nil {
-			return nil
-		}
-		return answer(res)
+	res, err := p.pools.get(e).RoundTrip(out)
+	if err != nil {
+		return p.unanswered(w, r, err)
 	}
-	relay.ErrorHandler = func(_ http.ResponseWriter, _ *http.Request, err error) { failure = err }
-	relay.ServeHTTP(w, r)
-	cleanTrailers(w.Header())
-	switch {
-	case failure == nil:
+	defer res.Body.Close()
+	body, _ := res.Body.(*h1.Body)
+	dropHops(res.Header)
+	if answer != nil {
+		answer(res)
+	}
+	h := w.Header()
+	maps.Copy(h, res.Header)
+	announced := announce(h, res.Trailer)
+	w.WriteHeader(res.StatusCode)
+	if err := relay(w, res.Body, body); err != nil {
+		return hub.Wrap(hub.Canceled, "forward", fmt.Errorf("%w: %w", errHalf, err))
+	}
+	for name, values := range res.Trailer {
+		if !announced[name] {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+	cleanTrailers(h)
+	return nil
+}
+
+// announce tells of the trailers that a server announces, and which those are.
+func announce(h, trailers http.Header) map[string]bool {
+	if len(trailers) == 0 {
 		return nil
+	}
+	names := map[string]bool{}
+	for name := range trailers {
+		if maybeTrailer(name) {
+			h.Add("Trailer", name)
+			names[name] = true
+		}
+	}
+	return names
+}
+
+var errHalf = errors.New("the answer ended before its end")
+
+// outgoing is the request as it leaves us, after the hygiene.
+func (p *Proxy) outgoing(r *http.Request) *http.Request {
+	out := new(http.Request)
+	*out = *r
+	u := *r.URL
+	out.URL = &u
+	out.Header = maps.Clone(r.Header) // values are replaced, never edited
+	cleanRequest(out.Header)
+	p.setForwarded(out.Header, r)
+	cleanRequestTrailers(out.Trailer)
+	return out
+}
+
+// unanswered is what became of a request that got no answer.
+func (p *Proxy) unanswered(w http.ResponseWriter, r *http.Request, failure error) error {
+	sent, _ := r.Body.(*body)
+	switch {
 	case sent.tooSlow(): // net/http takes that for the client's leaving, but it may be there
 		return &statusError{http.StatusRequestTimeout, "the rest of this request did not come", "send it again"}
 	case r.Context().Err() != nil:
 		return hub.Wrap(hub.Canceled, "forward", r.Context().Err())
 	case sent.failed():
 		return hub.Wrap(hub.Canceled, "read request", failure)
+	case errors.Is(failure, h1.ErrNonsense):
+		failure = errNonsense
 	}
 	return unreachable(w, failure)
+}
+
+const bufferSize = 32 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// relay hands an answer's body on as it comes. Of is the server's own body, which src may be made of.
+func relay(w http.ResponseWriter, src io.Reader, of *h1.Body) error {
+	flusher := http.NewResponseController(w)
+	if !of.Ready() {
+		_ = flusher.Flush() // a client that waits for the head gets it; what fails shows at the first write
+	}
+	if to, ok := w.(io.ReaderFrom); ok && src == io.Reader(of) && of.Kernel() {
+		return of.Splice(to)
+	}
+	buf, _ := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := src.Read(*buf)
+		if n > 0 {
+			if _, err := w.Write((*buf)[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if !of.Ready() {
+			_ = flusher.Flush()
+		}
+	}
 }
 
 var errNonsense = &hub.Error{Kind: hub.Unavailable, Op: "forward", Message: "this server gave an answer that makes no sense", Remedy: "stop and start it from the home page"}
@@ -163,10 +145,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who c
 	return p.pass(w, r, rt.Endpoint, func(out *http.Request) {
 		p.introduce(out.Header, rt, who)
 		out.Header.Set("Accept-Encoding", encoding(r)) // one that the token can be looked for in
-	}, func(res *http.Response) error {
-		p.receive(res, rt)
-		return nil
-	})
+	}, func(res *http.Response) { p.receive(res, rt) })
 }
 
 // introduce replaces the caller's credentials by the server's token and their name.

@@ -10,6 +10,7 @@ import (
 	"carrel/hub"
 )
 
+// hopByHop are headers of one connection (RFC 9110, section 7.6.1, and what came before it).
 var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
 
 // ourCookies are names that no server hears of or sets, with and without prefix.
@@ -42,6 +43,18 @@ func spoofable(name string) bool {
 // pollHeader tells the hub that no person made a request; its pages' scripts send it.
 const pollHeader = "x-carrel-poll"
 
+// dropHops drops what a server says of our connection to it.
+func dropHops(h http.Header) {
+	for _, v := range h["Connection"] {
+		for name := range strings.SplitSeq(v, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
 func isIdentity(name string) bool {
 	return name == "Host" || slices.Contains(identity, name)
 }
@@ -49,7 +62,7 @@ func isIdentity(name string) bool {
 // cleanRequest drops what no server behind us may hear: hop-by-hop headers and those that
 // Connection names, before ours are set; spoofable ones in any spelling; our cookies.
 func cleanRequest(h http.Header) {
-	for _, v := range h.Values("Connection") {
+	for _, v := range h["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
 			if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); !isIdentity(name) {
 				h.Del(name)
@@ -150,11 +163,30 @@ func fromServers(name string) bool {
 	return !strings.HasPrefix(name, "X-Accel-") && !strings.HasPrefix(name, "X-Carrel-")
 }
 
+// maybeTrailer tells whether a server may send a header behind a body.
+func maybeTrailer(name string) bool {
+	return fromServers(http.CanonicalHeaderKey(name)) && !strings.EqualFold(name, "Set-Cookie")
+}
+
 // cleanTrailers is called when the body has been sent: what is in h then goes out as trailers.
 func cleanTrailers(h http.Header) {
 	for key := range h {
-		if name := strings.TrimPrefix(key, http.TrailerPrefix); !fromServers(http.CanonicalHeaderKey(name)) || strings.EqualFold(name, "Set-Cookie") {
+		if !maybeTrailer(strings.TrimPrefix(key, http.TrailerPrefix)) {
 			delete(h, key)
+		}
+	}
+}
+
+// cleanRequestTrailers drops what would be dropped as a header, and what tells who asks: a server may
+// take a trailer for a header.
+func cleanRequestTrailers(h http.Header) {
+	if len(h) == 0 {
+		return
+	}
+	cleanRequest(h)
+	for name := range h {
+		if isIdentity(name) || strings.HasPrefix(name, "Content-") || strings.HasPrefix(name, "Sec-") {
+			delete(h, name)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func TestAnEndDuringTheUpgrade(t *testing.T) {
 		who credential
 		end func()
 	}{
-		"nothing ends": {credential{alice.notebook.Hash, false}, nil},
+		"nothing ends": {credential{w.person("alice3").notebook.Hash, false}, nil},
 		"the session":  {credential{alice.notebook.Hash, false}, func() { w.end(hub.SessionQuery{Hash: alice.session.Hash}) }},
 		"the token":    {credential{alice.token.Hash(), true}, func() { must(t, w.store.DeleteToken(t.Context(), alice.user.Name, alice.tokenID)) }},
 		"the route":    {credential{w.person("alice2").notebook.Hash, false}, func() { must(t, w.store.DeleteRoute(t.Context(), key, 1)) }},

@@ -13,7 +13,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"sync"
@@ -54,15 +53,14 @@ type Proxy struct {
 	sessions *cache[hub.Session]
 	tokens   *cache[permit]
 	tunnels  tunnels
-	pools    transports
+	pools    pools
 	crowd    crowd
 	ready    atomic.Bool
-	leaving  atomic.Bool           // answers are the last ones of their connections
-	conns    atomic.Int64          // open connections but websockets
-	handlers atomic.Int64          // requests at work
-	reload   chan struct{}         // asks for the routes to be read
-	recheck  chan struct{}         // asks for the tunnels' sessions to be looked at
-	relay    httputil.ReverseProxy // what every forwarding has in common
+	leaving  atomic.Bool   // answers are the last ones of their connections
+	conns    atomic.Int64  // open connections but websockets
+	handlers atomic.Int64  // requests at work
+	reload   chan struct{} // asks for the routes to be read
+	recheck  chan struct{} // asks for the tunnels' sessions to be looked at
 
 	seenMu sync.Mutex
 	seen   map[hub.SecretHash]time.Time // hub sessions in use that the store was not told of
@@ -76,7 +74,6 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), seen: map[hub.SecretHash]time.Time{},
-		relay: httputil.ReverseProxy{BufferPool: &bodyBuffers, FlushInterval: -1, ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)},
 	}
 	p.sessions = newCache(cfg.RedisGrace, cfg.Sessions.Session)
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
@@ -96,6 +93,7 @@ const (
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
+	defer p.pools.close()
 	defer loops.Wait()
 	defer stopBackground()
 	read := make(chan struct{})

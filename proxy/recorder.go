@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,8 @@ type recorder struct {
 	status  int
 	leaving *atomic.Bool // so do all
 	bytes   int64
+
+	extended time.Time
 }
 
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
@@ -56,6 +59,18 @@ func (w *recorder) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom implements [io.ReaderFrom]: net/http has the kernel move bodies.
+func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.extended = time.Time{} // each piece has its time
+	w.extend()
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.bytes += n
+	return n, err
+}
+
 // finish leaves time for what net/http still has to flush.
 func (w *recorder) finish() {
 	if w.status != http.StatusSwitchingProtocols {
@@ -63,7 +78,15 @@ func (w *recorder) finish() {
 	}
 }
 
-func (w *recorder) extend() { _ = w.conn.SetWriteDeadline(time.Now().Add(takeWithin)) } // not every writer has one
+// extend gives the client time to take what comes next; a second more or less is no matter.
+func (w *recorder) extend() {
+	now := time.Now()
+	if now.Sub(w.extended) < time.Second {
+		return
+	}
+	w.extended = now
+	_ = w.conn.SetWriteDeadline(now.Add(takeWithin)) // not every writer has one
+}
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

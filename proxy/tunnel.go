@@ -117,9 +117,7 @@ func relayRefusal(w http.ResponseWriter, a answer) error {
 	for k, v := range a.res.Header {
 		w.Header()[k] = v
 	}
-	for _, k := range hopByHop {
-		w.Header().Del(k)
-	}
+	dropHops(w.Header())
 	w.WriteHeader(a.res.StatusCode)
 	if _, err := io.Copy(w, a.res.Body); err != nil {
 		panic(http.ErrAbortHandler) // half an answer must not pass for a whole one
