@@ -157,6 +157,7 @@ func (p *Proxy) introduce(h http.Header, rt *route, who caller) {
 
 // receive does what every answer of a server needs before it leaves.
 func (p *Proxy) receive(res *http.Response, rt *route) {
+	rt.hear(res.Header)
 	cleanResponse(res.Header, p.cfg.Origins.ServerPath(rt.Key))
 	scrub(res, p.cfg.Keyring.ServerToken(rt.Key, rt.Generation).Reveal())
 }

@@ -40,7 +40,8 @@ type setup struct {
 	admin    bool
 	trusted  []string
 	grace    time.Duration
-	tls      bool // the proxy speaks TLS itself
+	statics  string // directory of images' files
+	tls      bool   // the proxy speaks TLS itself
 }
 
 // world is a proxy on a real listener, between Redis' stand-in, a hub on a unix socket and servers.
@@ -103,7 +104,7 @@ func newWorld(t testing.TB, s setup) *world {
 	t.Cleanup(func() { w.store.Close() })
 	cfg := Config{
 		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Events: w.store,
-		AdminAccess: s.admin, RedisGrace: s.grace, Drain: testDrain, Logger: logger,
+		AdminAccess: s.admin, RedisGrace: s.grace, Statics: s.statics, Drain: testDrain, Logger: logger,
 		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, w.edgeGot.handler("edge")),
 	}
 	for _, p := range s.trusted {

@@ -64,6 +64,9 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	if isUse(r.Method, rest) {
 		rt.touch()
 	}
+	if p.serveStatic(w, r, rt, rest) {
+		return nil
+	}
 	return p.forward(w, r, rt, who)
 }
 

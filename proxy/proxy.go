@@ -41,6 +41,7 @@ type Config struct {
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
 	Drain           Drain
+	Statics         string // directory of images' static files (see package statics); "": servers give them
 	Ready           func() // called once requests are served; nil: nobody waits
 	Logger          *slog.Logger
 }
@@ -55,6 +56,7 @@ type Proxy struct {
 	tunnels  tunnels
 	pools    pools
 	crowd    crowd
+	statics  staticSets
 	ready    atomic.Bool
 	leaving  atomic.Bool   // answers are the last ones of their connections
 	conns    atomic.Int64  // open connections but websockets
@@ -78,6 +80,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.sessions = newCache(cfg.RedisGrace, cfg.Sessions.Session)
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
 	p.crowd.exempt = p.trusted
+	p.statics.dir = cfg.Statics
 	return p, nil
 }
 

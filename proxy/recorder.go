@@ -20,7 +20,8 @@ type recorder struct {
 	leaving *atomic.Bool // so do all
 	bytes   int64
 
-	extended time.Time
+	extended  time.Time
+	fromImage bool // it is one of an image's static files, served here
 }
 
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {

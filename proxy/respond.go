@@ -141,6 +141,9 @@ func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error)
 		slog.String("method", cut(r.Method)), slog.String("host", cut(r.Host)), slog.String("path", cut(r.URL.Path)), slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes), slog.Duration("took", took), slog.String("client", p.client(r).String()),
 	}
+	if w.fromImage {
+		attrs = append(attrs, slog.Bool("from_image", true))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}

@@ -16,6 +16,14 @@ func encoding(r *http.Request) string {
 	if isNavigation(r) {
 		return "identity"
 	}
+	if takes(r, "gzip") {
+		return "gzip"
+	}
+	return "identity"
+}
+
+// takes tells whether the client names a coding as one that it takes (RFC 9110, section 12.5.3).
+func takes(r *http.Request, coding string) bool {
 	for _, line := range r.Header.Values("Accept-Encoding") {
 		for part := range strings.SplitSeq(line, ",") {
 			name, params, _ := strings.Cut(part, ";")
@@ -23,12 +31,12 @@ func encoding(r *http.Request) string {
 			if weight, err := strconv.ParseFloat(strings.TrimSpace(q), 64); err == nil && weight == 0 {
 				continue
 			}
-			if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-				return "gzip"
+			if strings.EqualFold(strings.TrimSpace(name), coding) {
+				return true
 			}
 		}
 	}
-	return "identity"
+	return false
 }
 
 // scrub takes the server's token out of its headers and pages: JupyterLab writes it into each page

@@ -27,8 +27,9 @@ type routeTable struct {
 // route is one server's, with when a person last used it, in unix nanoseconds.
 type route struct {
 	hub.Route
-	used atomic.Int64
-	told int64 // what the store knows; the activity loop's own
+	used  atomic.Int64
+	files atomic.Int32 // whose its static files are; see serveStatic
+	told  int64        // what the store knows; the activity loop's own
 }
 
 func (r *route) touch() { r.used.Store(time.Now().UnixNano()) }
@@ -67,6 +68,9 @@ func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
 	m[key] = &route{Route: *r}
 	if old != nil {
 		m[key].used.Store(old.used.Load())
+		if old.Generation == r.Generation {
+			m[key].files.Store(old.files.Load())
+		}
 	}
 	return old
 }
