@@ -24,7 +24,8 @@ type body struct {
 	mu     sync.Mutex // the transport reads it in a goroutine of its own
 	left   time.Duration
 	came   int
-	ended  bool // read to its end: the connection's deadline is net/http's again
+	total  uint64 // bytes
+	ended  bool   // read to its end: the connection's deadline is net/http's again
 	closed bool
 	err    error
 }
@@ -52,6 +53,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left -= time.Since(began)
+	b.total += uint64(max(n, 0))
 	if b.came += n; b.came >= bodyStep {
 		b.came, b.left = 0, bodyPatience
 	}
@@ -87,6 +89,13 @@ func (b *body) Close() error {
 	b.closed = true
 	b.mu.Unlock()
 	return b.ReadCloser.Close()
+}
+
+// read tells how many bytes came.
+func (b *body) read() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.total
 }
 
 func (b *body) failed() bool {

@@ -25,6 +25,7 @@ type cache[V any] struct {
 	ask    func(context.Context, hub.SecretHash) (V, error) // NotFound: there is none
 	grace  time.Duration
 	flight singleflight.Group
+	lookups
 
 	mu    sync.Mutex
 	known map[hub.SecretHash]entry[V]
@@ -53,10 +54,13 @@ func (c *cache[V]) get(ctx context.Context, h hub.SecretHash) (V, error) {
 	c.mu.Unlock()
 	switch age := now.Sub(e.checked); {
 	case none:
+		c.hits.Add(1)
 		return c.nothing()
 	case known && !e.stale && age <= cacheFresh, known && away && age <= c.grace:
+		c.hits.Add(1)
 		return e.value, nil
 	}
+	c.misses.Add(1)
 	v, err := c.fetch(ctx, h)
 	if err == nil || hub.KindOf(err) == hub.NotFound {
 		return v, err

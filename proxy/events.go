@@ -25,6 +25,7 @@ func (p *Proxy) followEvents(ctx context.Context) {
 			ask(p.reload)
 			ask(p.recheck)
 		case hub.SessionsEnded, hub.TokenRevoked:
+			p.metrics.revoked.Add(float64(len(e.Sessions)))
 			p.sessions.end(e.Sessions)
 			p.tokens.end(e.Sessions)
 			p.tunnels.cutSessions(e.Sessions, "you were signed out")

@@ -133,6 +133,9 @@ var errNonsense = &hub.Error{Kind: hub.Unavailable, Op: "forward", Message: "thi
 
 func unreachable(w http.ResponseWriter, err error) error {
 	w.Header().Set("Retry-After", "2")
+	if rec, ok := w.(*recorder); ok {
+		rec.upstream = true
+	}
 	if _, ok := errors.AsType[*hub.Error](err); ok {
 		return err
 	}

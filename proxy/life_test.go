@@ -398,6 +398,8 @@ func TestSlowloris(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &Proxy{cfg: Config{Origins: origins, Logger: slog.New(slog.DiscardHandler)}}
 				p.crowd.exempt = p.trusted
+				p.sessions, p.tokens = newCache[hub.Session](0, nil), newCache[permit](0, nil)
+				p.metrics = newMetrics(p)
 				server := p.server()
 				plain := server.Handler
 				server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,15 +25,21 @@ type live struct {
 	toFront frames // the direction's own
 	toBack  frames // likewise
 
+	meter *tunnelMeter // of all tunnels
+
 	mu      sync.Mutex // deadlines, and
 	closing []byte     // the close frame for the browser, once the tunnel is cut
+	cutAt   int64      // when, in unix nanoseconds
 }
+
+// tunnelMeter counts bytes, from and to clients.
+type tunnelMeter struct{ received, sent atomic.Uint64 }
 
 func newLive(front, back net.Conn, who credential, rt *route) *live {
 	for _, c := range []net.Conn{front, back} {
 		_ = c.SetDeadline(time.Time{}) // a broken connection shows at once
 	}
-	return &live{front: front, back: back, who: who, route: rt}
+	return &live{front: front, back: back, who: who, route: rt, meter: &tunnelMeter{}}
 }
 
 // follows tells whether the tunnel leads where a route does.
@@ -71,6 +79,8 @@ func (t *live) upstream(first []byte) {
 
 // toServer writes a chunk to the server. Once the tunnel is cut nothing more gets there.
 func (t *live) toServer(b []byte) error {
+	t.meter.received.Add(uint64(len(b)))
+	t.route.stats.received.Add(uint64(len(b)))
 	before := t.toBack.data
 	t.toBack.advance(b)
 	t.mu.Lock()
@@ -137,7 +147,9 @@ func (t *live) writeFront(b []byte) error {
 	}
 	_ = t.front.SetWriteDeadline(time.Now().Add(within))
 	t.mu.Unlock()
-	_, err := t.front.Write(b)
+	n, err := t.front.Write(b)
+	t.meter.sent.Add(uint64(n))
+	t.route.stats.sent.Add(uint64(n))
 	return err
 }
 
@@ -157,10 +169,21 @@ func (t *live) cut(code uint16, reason string) {
 	}
 	t.closing = closeFrame(code, reason)
 	now := time.Now()
+	t.cutAt = now.UnixNano()
 	_ = t.back.SetReadDeadline(now)                     // wakes the way down
 	_ = t.back.SetWriteDeadline(now)                    // nothing more gets to the server
 	_ = t.front.SetWriteDeadline(now.Add(closeWait))    // a browser that does not read
 	_ = t.front.SetReadDeadline(now.Add(2 * closeWait)) // the browser's close frame, or enough
+}
+
+// cutBy tells by which code the tunnel was cut, and when; 0: it was not.
+func (t *live) cutBy() (code uint16, at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closing == nil {
+		return 0, time.Time{}
+	}
+	return binary.BigEndian.Uint16(t.closing[2:]), time.Unix(0, t.cutAt)
 }
 
 func closeWrite(c net.Conn) {

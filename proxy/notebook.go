@@ -19,6 +19,7 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	if place.Label != "" && key.User.Label() != place.Label {
 		return &statusError{http.StatusNotFound, "this host serves another person's notebooks", "go to " + o.HubURL("home")}
 	}
+	about(w, notebookClass(r, rest), nil)
 	host := canonicalHost(r.Host)
 	if place.Notebooks {
 		host = o.Host(key.User) // however it was spelt
@@ -58,6 +59,8 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	if rt == nil {
 		return p.notRunning(w, r, key)
 	}
+	about(w, notebookClass(r, rest), rt)
+	rt.stats.requests.Add(1)
 	if isUpgrade(r) {
 		return p.tunnel(w, r, rt, who)
 	}
@@ -197,6 +200,7 @@ func (p *Proxy) serveNotice(w http.ResponseWriter, r *http.Request, key hub.Serv
 
 // serveHub hands a request to the hub's own pages.
 func (p *Proxy) serveHub(w http.ResponseWriter, r *http.Request) error {
+	about(w, classHub, nil)
 	if isUpgrade(r) {
 		return &statusError{http.StatusBadRequest, "the hub speaks plain HTTP here", ""}
 	}

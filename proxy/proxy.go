@@ -63,6 +63,7 @@ type Proxy struct {
 	handlers atomic.Int64  // requests at work
 	reload   chan struct{} // asks for the routes to be read
 	recheck  chan struct{} // asks for the tunnels' sessions to be looked at
+	metrics  *metrics
 
 	seenMu sync.Mutex
 	seen   map[hub.SecretHash]time.Time // hub sessions in use that the store was not told of
@@ -81,6 +82,7 @@ func New(cfg Config) (*Proxy, error) {
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
 	p.crowd.exempt = p.trusted
 	p.statics.dir = cfg.Statics
+	p.metrics = newMetrics(p)
 	return p, nil
 }
 
@@ -164,11 +166,27 @@ func (p *Proxy) Handler() http.Handler {
 			p.refuse(rec, r, err)
 		}
 		rec.finish()
-		p.log(r, rec, time.Since(began), err)
+		p.done(r, rec, time.Since(began), err)
 		if abort {
 			panic(http.ErrAbortHandler) // the connection is cut: half an answer must not pass for a whole one
 		}
 	})
+}
+
+// done counts and logs a request that is over.
+func (p *Proxy) done(r *http.Request, rec *recorder, took time.Duration, err error) {
+	switch {
+	case rec.status != 0:
+	case err != nil:
+		rec.status = statusClosed
+	default:
+		rec.status = http.StatusOK // as net/http says where a handler says nothing
+	}
+	if b, ok := r.Body.(*body); ok {
+		p.metrics.received.Add(b.read())
+	}
+	p.metrics.answered(rec, took, err)
+	p.log(r, rec, took, err)
 }
 
 // guarded serves a request and makes an error of a panic; abort tells that there is no answer, or

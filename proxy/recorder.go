@@ -21,7 +21,10 @@ type recorder struct {
 	bytes   int64
 
 	extended  time.Time
-	fromImage bool // it is one of an image's static files, served here
+	fromImage bool   // it is one of an image's static files, served here
+	class     class  // what the request is for
+	route     *route // that it is forwarded by, if it is
+	upstream  bool   // the server behind failed
 }
 
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
@@ -57,6 +60,9 @@ func (w *recorder) Write(b []byte) (int, error) {
 	w.extend()
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
+	if w.route != nil {
+		w.route.stats.sent.Add(uint64(n))
+	}
 	return n, err
 }
 
@@ -69,7 +75,17 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 	w.extend()
 	n, err := io.Copy(w.ResponseWriter, src)
 	w.bytes += n
+	if w.route != nil {
+		w.route.stats.sent.Add(uint64(n))
+	}
 	return n, err
+}
+
+// about notes what a request is for, and the route that it goes by.
+func about(w http.ResponseWriter, c class, rt *route) {
+	if rec, ok := w.(*recorder); ok {
+		rec.class, rec.route = c, rt
+	}
 }
 
 // finish leaves time for what net/http still has to flush.

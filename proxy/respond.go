@@ -124,9 +124,6 @@ func cut(s string) string { return s[:min(len(s), maxLogged)] }
 // Queries are left out: they can hold tickets.
 func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error) {
 	level := slog.LevelDebug
-	if err != nil && w.status == 0 {
-		w.status = statusClosed
-	}
 	switch {
 	case w.status == statusClosed:
 	case w.status >= 500:

@@ -30,6 +30,14 @@ type route struct {
 	used  atomic.Int64
 	files atomic.Int32 // whose its static files are; see serveStatic
 	told  int64        // what the store knows; the activity loop's own
+	stats *routeStats
+}
+
+// routeStats counts what went by a server's routes, one after another, since this proxy knows of it.
+type routeStats struct {
+	requests       atomic.Uint64
+	received, sent atomic.Uint64 // bytes, from and to clients; of websockets, and of answers
+	tunnels        atomic.Int64  // open
 }
 
 func (r *route) touch() { r.used.Store(time.Now().UnixNano()) }
@@ -65,8 +73,9 @@ func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
 	case old != nil && old.Route == *r:
 		return nil
 	}
-	m[key] = &route{Route: *r}
+	m[key] = &route{Route: *r, stats: &routeStats{}}
 	if old != nil {
+		m[key].stats = old.stats
 		m[key].used.Store(old.used.Load())
 		if old.Generation == r.Generation {
 			m[key].files.Store(old.files.Load())

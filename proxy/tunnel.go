@@ -50,7 +50,10 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 		rec.status = http.StatusSwitchingProtocols
 	}
 	t := newLive(release(front), back, credential{who.Session, who.byToken}, rt)
+	t.meter = &p.metrics.tunnels
 	p.tunnels.add(t)
+	p.metrics.begun(t)
+	defer p.metrics.ended(t)
 	// The handler's goroutine goes on as one of the two pumps, whose end is the tunnel's.
 	defer p.tunnels.remove(t)
 	p.confirm(r, t)

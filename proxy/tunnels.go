@@ -126,11 +126,14 @@ func (s *tunnels) leave(ctx context.Context, over time.Duration) {
 	}
 }
 
-func (s *tunnels) none() bool {
+// open tells how many there are.
+func (s *tunnels) open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.n == 0
+	return s.n
 }
+
+func (s *tunnels) none() bool { return s.open() == 0 }
 
 // wait waits until no tunnel is open, or ctx ends; then those left are cut off.
 func (s *tunnels) wait(ctx context.Context) {
