@@ -185,6 +185,7 @@ func (m *Manager) computing(ctx context.Context, rec Server, rule CullRule, used
 type verdict struct {
 	at   time.Time // when it is to end; zero: no warning is due
 	why  string
+	rule string // idle or age
 	stop bool
 }
 
@@ -192,23 +193,23 @@ type verdict struct {
 // observed, gets the full warning, whatever its idle time says.
 func decide(rec Server, rule CullRule, idleSince, observed, now time.Time) verdict {
 	var at time.Time
-	why := ""
+	why, by := "", "idle"
 	if rule.Idle > 0 {
 		at, why = latest(idleSince.Add(rule.Idle), rec.KeepUntil), "it has been idle for "+rule.Idle.String()
 	}
 	if rule.MaxAge > 0 {
 		if end := rec.Started.Add(rule.MaxAge); at.IsZero() || end.Before(at) {
-			at, why = end, "it reached its maximum age of "+rule.MaxAge.String()
+			at, by, why = end, "age", "it reached its maximum age of "+rule.MaxAge.String()
 		}
 	}
 	if at.IsZero() || now.Before(at.Add(-rule.Warning)) {
 		return verdict{}
 	}
 	if rec.CullAt.Before(observed.Add(rule.Warning)) {
-		return verdict{at: latest(at, now.Add(rule.Warning)), why: why, stop: rule.Warning <= 0}
+		return verdict{at: latest(at, now.Add(rule.Warning)), why: why, rule: by, stop: rule.Warning <= 0}
 	}
 	at = latest(at, rec.CullAt)
-	return verdict{at: at, why: why, stop: !now.Before(at)}
+	return verdict{at: at, why: why, rule: by, stop: !now.Before(at)}
 }
 
 // judge carries a verdict out: stop, warn, or take a warning back, unless the record changed since
@@ -220,6 +221,9 @@ func (m *Manager) judge(ctx context.Context, rec Server, v verdict) {
 	case v.stop:
 		m.cfg.Logger.InfoContext(ctx, "culled", "server", rec.Key.String(), "why", v.why)
 		_, err = m.stop(ctx, rec.Key, "the hub stopped your server because "+v.why, func(s Server) bool { return s.Revision == rec.Revision })
+		if err == nil {
+			m.cfg.Observer.Culled(v.rule)
+		}
 	case !v.at.Equal(rec.CullAt):
 		rec.CullAt, rec.CullWhy = v.at, v.why
 		_, err = m.cfg.Servers.PutServer(ctx, rec)

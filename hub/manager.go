@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ManagerConfig is what a [Manager] needs; every field but Logs, Watcher and Meter (found on the
+// ManagerConfig is what a [Manager] needs; every field but Observer, Logs, Watcher and Meter (found on the
 // Spawner where it has them) is required.
 type ManagerConfig struct {
 	Spawner  Spawner
@@ -21,6 +21,7 @@ type ManagerConfig struct {
 	Keyring  *Keyring
 	Origins  Origins
 	Policy   func() Policy // called at each decision; a reload swaps what it gives
+	Observer Observer      // may be nil
 	Logger   *slog.Logger
 }
 
@@ -50,8 +51,11 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		cfg.Events == nil || cfg.Notebook == nil || cfg.Keyring == nil || cfg.Policy == nil || cfg.Logger == nil {
 		return nil, Errorf(Internal, "make manager", "a part is missing")
 	}
+	if cfg.Observer == nil {
+		cfg.Observer = unobserved{}
+	}
 	m := &Manager{
-		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1), steps: newStepBoard(), usage: newUsageBoard(), census: newCensus(),
+		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1), steps: newStepBoard(cfg.Observer), usage: newUsageBoard(), census: newCensus(),
 		queue: newStartQueue(func() int { return max(cfg.Policy().ConcurrentMax, 1) }),
 	}
 	m.logs, _ = cfg.Spawner.(Logs)

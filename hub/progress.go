@@ -10,6 +10,8 @@ import (
 // stepBoard keeps the steps of the starts that this process flies, and for a while of those that
 // it flew, for those who wait.
 type stepBoard struct {
+	observer Observer
+
 	mu   sync.Mutex
 	logs map[ServerKey]*stepLog
 }
@@ -18,6 +20,7 @@ type stepBoard struct {
 // percent for minutes and takes no room.
 type stepLog struct {
 	generation Generation
+	began      time.Time
 	steps      []numbered
 	next       int           // number of the next step
 	changed    chan struct{} // closed and replaced at each step
@@ -28,10 +31,13 @@ const keepSteps = 10 * time.Minute
 
 type numbered struct {
 	Progress
-	n int
+	n     int
+	began time.Time // of the run
 }
 
-func newStepBoard() *stepBoard { return &stepBoard{logs: map[ServerKey]*stepLog{}} }
+func newStepBoard(o Observer) *stepBoard {
+	return &stepBoard{observer: o, logs: map[ServerKey]*stepLog{}}
+}
 
 // begin opens the log of a start, in place of an earlier one.
 func (b *stepBoard) begin(key ServerKey, g Generation) {
@@ -42,7 +48,7 @@ func (b *stepBoard) begin(key ServerKey, g Generation) {
 			delete(b.logs, k)
 		}
 	}
-	b.replace(key, &stepLog{generation: g, changed: make(chan struct{})})
+	b.replace(key, &stepLog{generation: g, began: time.Now(), changed: make(chan struct{})})
 }
 
 // drop forgets a start that this process flies no more.
@@ -105,10 +111,15 @@ func (b *stepBoard) add(key ServerKey, p Progress) {
 	if last >= 0 && p.Percent == 0 {
 		p.Percent = l.steps[last].Percent
 	}
+	began := p.At
 	if last >= 0 && l.steps[last].Step == p.Step {
+		began = l.steps[last].began
 		l.steps = l.steps[:last]
 	}
-	l.steps = append(l.steps, numbered{p, l.next})
+	l.steps = append(l.steps, numbered{p, l.next, began})
+	if p.Done {
+		b.observer.StartOver(p.Step, p.At.Sub(l.began), l.times(p.At))
+	}
 	l.next++
 	close(l.changed)
 	l.changed = make(chan struct{})

@@ -102,7 +102,7 @@ func TestStartQueuePrefersTheIdle(t *testing.T) {
 // A step replaces the one before of its kind; a follower hears what is there and what comes.
 func TestStepBoard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newStepBoard()
+		b := newStepBoard(unobserved{})
 		key := ServerKey{User: mustUser(t, "alice")}
 		b.begin(key, 1)
 		b.add(key, Progress{Step: "image", Percent: 1})

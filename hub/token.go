@@ -30,4 +30,5 @@ const (
 	ScopeReadUsers     Scope = "read:users"
 	ScopeAdminServers  Scope = "admin:servers"
 	ScopeAdminUsers    Scope = "admin:users"
+	ScopeReadMetrics   Scope = "read:metrics" // an administrator's, as there is nobody whose they are
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -156,7 +157,10 @@ func newMetrics(p *Proxy) *metrics {
 		Name: "carrel_proxy_revocation_lag_seconds", Help: "Time from the event that ended a session to the end of each websocket opened with it.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 	})
-	m.registry.MustRegister(m.requests, duration, refused, cut, m.upstream, m.opened, m.revoked, m.lag)
+	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "carrel_build_info", Help: "1; the version is in the labels.", ConstLabels: prometheus.Labels{"version": p.cfg.Version, "goversion": runtime.Version()},
+	}, func() float64 { return 1 })
+	m.registry.MustRegister(build, m.requests, duration, refused, cut, m.upstream, m.opened, m.revoked, m.lag)
 	for c := range class(classes) {
 		if c != classWebsocket {
 			m.duration[c] = duration.WithLabelValues(classNames[c])
@@ -285,9 +289,6 @@ func (p *Proxy) Metrics() http.Handler {
 		ErrorLog: slogErrors{p.cfg.Logger}, MaxRequestsInFlight: 4, Registry: p.metrics.registry,
 	})
 }
-
-// Registry is where the process that runs the proxy adds metrics of its own.
-func (p *Proxy) Registry() prometheus.Registerer { return p.metrics.registry }
 
 // slogErrors has promhttp's faults told to the log.
 type slogErrors struct{ *slog.Logger }

@@ -40,6 +40,7 @@ type Config struct {
 	Hub             hub.Endpoint   // the hub's pages
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
+	Version         string         // shown in the metrics
 	Drain           Drain
 	Statics         string // directory of images' static files (see package statics); "": servers give them
 	Ready           func() // called once requests are served; nil: nobody waits

@@ -40,6 +40,7 @@ type handover struct {
 	Listeners       int           `json:"listeners"`   // how many, from descriptor 4 on
 	Doors           []config.Door `json:"doors"`       // what each of them is
 	StrictTransport string        `json:"strict_transport"`
+	Metrics         string        `json:"metrics"` // where to serve them; empty: nowhere
 }
 
 type originsConfig struct {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -72,6 +73,13 @@ func runProxy(ctx context.Context, h handover, listeners []net.Listener, renewal
 	}
 	if listeners, err = h.doors(listeners, secure, logger); err != nil {
 		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	defer stop()
+	if h.Metrics != "" {
+		aside.Go(func() { serveMetrics(ctx, h.Metrics, p.Metrics(), logger) })
 	}
 	return p.Run(ctx, listeners...)
 }

@@ -75,6 +75,9 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 	hubStage.run(parts.auth.Run)
 	hubStage.run(parts.driver.Run)
 	hubStage.run(func(ctx context.Context) error { return d.watchConfig(ctx, f, policy) })
+	if at := d.cfg.Metrics.Listen; at != "" {
+		hubStage.run(func(ctx context.Context) error { serveMetrics(ctx, at, parts.metrics, d.logger); return ctx.Err() })
+	}
 	for path, handler := range map[string]http.Handler{d.state.hubSocket(): parts.pages, d.state.edgeSocket(): parts.edge} {
 		l, err := d.listenUnix(ctx, path)
 		if err != nil {

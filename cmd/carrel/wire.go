@@ -15,6 +15,7 @@ import (
 	"carrel/hub/api"
 	"carrel/hub/devidp"
 	"carrel/hub/jupyter"
+	"carrel/hub/metrics"
 	"carrel/hub/oidc"
 	"carrel/hub/redisstore"
 	"carrel/hub/web"
@@ -86,20 +87,28 @@ type hubParts struct {
 	driver  *docker.Driver
 	pages   http.Handler // <base>hub/...
 	edge    http.Handler
+	metrics http.Handler    // for who may read them
 	people  []devidp.Person // of the demo provider; nil without it
 }
 
 // assembleHub is where the hub's concrete types meet.
 func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store, policy *atomic.Pointer[hub.Policy]) (*hubParts, error) {
+	providers, idp, people, err := d.providers()
+	if err != nil {
+		return nil, err
+	}
+	seen, err := d.metrics(driver, store, providers)
+	if err != nil {
+		return nil, err
+	}
 	manager, err := hub.NewManager(hub.ManagerConfig{
 		Spawner: driver, Servers: store, Routes: store, Users: store, Leases: store, Events: store, Notebook: jupyter.Client{},
-		Keyring: d.keys, Origins: d.origins, Policy: func() hub.Policy { return *policy.Load() }, Logger: d.logger,
+		Keyring: d.keys, Origins: d.origins, Policy: func() hub.Policy { return *policy.Load() }, Observer: seen, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
-	providers, idp, people, err := d.providers()
-	if err != nil {
+	if err := seen.Show(manager); err != nil {
 		return nil, err
 	}
 	// Errors of sign-in are shown in the clothes of the pages, which in turn need sign-in.
@@ -109,6 +118,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 		Lifetime: time.Duration(d.cfg.Sessions.Lifetime), Idle: time.Duration(d.cfg.Sessions.Idle), SignedOut: d.origins.HubURL("signed-out"),
 		RenderError: func(w http.ResponseWriter, r *http.Request, err error) { pages.RenderError(w, r, err) },
 		ClientAddr:  func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
+		SignedIn:    seen.SignedIn,
 		Logger:      d.logger,
 	})
 	if err != nil {
@@ -135,10 +145,23 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	mux.Handle(root+"/", http.StripPrefix(root, pages.Handler()))
 	mux.Handle(root+"/oidc/", auth.Handler())
 	mux.Handle(root+"/api/", http.StripPrefix(root+"/api", rest))
+	mux.Handle(root+"/metrics", rest.For(hub.ScopeReadMetrics, seen.Handler()))
 	if idp != nil {
 		mux.Handle(root+"/demo-provider/", idp)
 	}
-	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), people: people}, nil
+	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), metrics: seen.Handler(), people: people}, nil
+}
+
+// metrics are the hub's, with whether what it needs answers.
+func (d *deployment) metrics(driver *docker.Driver, store *redisstore.Store, providers []oidc.ProviderConfig) (*metrics.Metrics, error) {
+	var names []string
+	for _, p := range providers {
+		names = append(names, p.Name)
+	}
+	return metrics.New(metrics.Config{
+		Version: version(), Providers: names, Logger: d.logger,
+		Parts: map[string]func(context.Context) error{"redis": store.Ping, "docker": driver.Ping},
+	})
 }
 
 // authForWeb shows the sign-in adapter to the pages.
@@ -243,7 +266,7 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Version: version(), Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
 	})
 	return p, store, err
 }
@@ -255,7 +278,7 @@ func (d *deployment) handover(address string) handover {
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
 		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
 		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
-		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(),
+		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Metrics: d.cfg.Metrics.ProxyListen,
 	}
 }
 

@@ -145,6 +145,18 @@ func (a *API) authed(h func(http.ResponseWriter, *http.Request, caller) error) f
 	}
 }
 
+// For serves h to administrators and to programs with a scope of theirs.
+func (a *API) For(scope hub.Scope, h http.Handler) http.Handler {
+	return a.cfg.Wrap(a.authed(func(w http.ResponseWriter, r *http.Request, c caller) error {
+		if !c.Can(scope, hub.UserName{}) {
+			return &hub.Error{Kind: hub.Forbidden, Op: "authorise call", Message: "your credentials do not allow this", Remedy: "use an administrator's token with the scope " + string(scope)}
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		h.ServeHTTP(w, r)
+		return nil
+	}))
+}
+
 var errNobody = &hub.Error{Kind: hub.Forbidden, Op: "authenticate call", Message: "missing or invalid credentials", Remedy: "send a live token as \"Authorization: token …\""}
 
 func (a *API) caller(r *http.Request) (caller, error) {

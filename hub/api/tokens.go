@@ -161,7 +161,7 @@ func (c caller) grant(asked []hub.Scope) ([]hub.Scope, error) {
 	for _, s := range asked {
 		plain, filter, filtered := strings.Cut(string(s), "!user=")
 		if !known(hub.Scope(plain)) {
-			return nil, badToken("scopes", "these scopes are not known", "choose of self, access:servers, servers, read:users, users:activity, admin:servers, admin:users, with !user=NAME where needed")
+			return nil, badToken("scopes", "these scopes are not known", "choose of self, access:servers, servers, read:users, users:activity, admin:servers, admin:users, read:metrics, with !user=NAME where needed")
 		}
 		owner := c.User
 		if filtered {
@@ -190,7 +190,7 @@ func (c caller) grant(asked []hub.Scope) ([]hub.Scope, error) {
 
 func known(s hub.Scope) bool {
 	switch s {
-	case hub.ScopeSelf, hub.ScopeAccessServers, hub.ScopeServers, hub.ScopeReadUsers, hub.ScopeAdminServers, hub.ScopeAdminUsers, scopeActivity:
+	case hub.ScopeSelf, hub.ScopeAccessServers, hub.ScopeServers, hub.ScopeReadUsers, hub.ScopeAdminServers, hub.ScopeAdminUsers, hub.ScopeReadMetrics, scopeActivity:
 		return true
 	}
 	return false

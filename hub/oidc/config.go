@@ -39,7 +39,8 @@ type Config struct {
 	SignedOut string        // where the browser goes after signing out at the provider; default the page that says so
 
 	RenderError func(http.ResponseWriter, *http.Request, error)
-	ClientAddr  func(*http.Request) string // the browser's address; nil: the peer's
+	ClientAddr  func(*http.Request) string       // the browser's address; nil: the peer's
+	SignedIn    func(provider string, err error) // told what came of each answer of a provider's; may be nil
 	Logger      *slog.Logger
 	Now         func() time.Time // nil: time.Now
 }

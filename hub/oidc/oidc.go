@@ -94,7 +94,7 @@ func (a *Auth) Handler() http.Handler {
 func (a *Auth) Mount(mux *http.ServeMux) {
 	at := a.cfg.Origins.HubPath("oidc/{provider}/")
 	mux.Handle("GET "+at+"login", a.handle(a.login))
-	mux.Handle("GET "+at+"callback", a.handle(a.callback))
+	mux.Handle("GET "+at+"callback", a.handle(a.counted(a.callback)))
 	mux.Handle("GET "+at+"logged-out", a.handle(a.loggedOut))
 	mux.Handle("GET "+at+"frontchannel-logout", a.handle(a.frontChannel))
 	mux.Handle("POST "+at+"backchannel-logout", http.HandlerFunc(a.backChannel))
@@ -117,6 +117,17 @@ func (a *Auth) handle(do func(http.ResponseWriter, *http.Request, *provider) err
 			a.cfg.RenderError(w, r, err)
 		}
 	})
+}
+
+// counted has it told what came of an answer.
+func (a *Auth) counted(do func(http.ResponseWriter, *http.Request, *provider) error) func(http.ResponseWriter, *http.Request, *provider) error {
+	return func(w http.ResponseWriter, r *http.Request, p *provider) error {
+		err := do(w, r, p)
+		if a.cfg.SignedIn != nil {
+			a.cfg.SignedIn(p.cfg.Name, err)
+		}
+		return err
+	}
 }
 
 // plain makes a provider's text fit to be shown and logged: one line of printable characters, cut.

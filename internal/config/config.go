@@ -41,6 +41,7 @@ type Config struct {
 	Image          Image     `yaml:"image" doc:"Carrel's own kernel image, used by profiles that name none."`
 	Profiles       []Profile `yaml:"profiles" reload:"live" doc:"Kinds of server that people choose from. Left out: small (1 core, 1GiB, a home of 2GiB) and large (2 cores, 4GiB, 10GiB), or less where the machine has less."`
 	CullGroups     []Group   `yaml:"cull_groups" reload:"live" doc:"Cull rules for members of groups, in place of their profile's; the first that fits counts."`
+	Metrics        Metrics   `yaml:"metrics" doc:"Metrics for Prometheus. The hub's are also at <public_url>hub/metrics, for administrators and tokens with the scope read:metrics."`
 	Log            Log       `yaml:"log" doc:"The log, on standard error."`
 }
 

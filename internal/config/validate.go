@@ -61,6 +61,7 @@ func (c *Config) Validate(m Machine) []Fault {
 	k.oneOf(c.Log.Level, "log.level", "level", "debug", "info", "warn", "error")
 	k.oneOf(c.Log.Format, "log.format", "format", "text", "json")
 	c.validateOrigins(&k)
+	c.validateMetrics(&k)
 	c.validateListeners(&k)
 	c.validateRedis(&k)
 	c.validateSpawner(&k)
