@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"runtime"
+	"runtime/debug"
 	"time"
 
 	"carrel/hub"
@@ -25,10 +27,20 @@ func (p *Proxy) activityLoop(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			p.pools.sweep(now)
+			if p.tunnels.settled() {
+				giveBack()
+			}
 			p.flushActivity(ctx)
 			p.flushSeen(ctx)
 		}
 	}
+}
+
+// giveBack hands what is free to the system. A stack shrinks by half at each collection.
+func giveBack() {
+	runtime.GC()
+	runtime.GC()
+	debug.FreeOSMemory()
 }
 
 func (p *Proxy) flushActivity(ctx context.Context) {

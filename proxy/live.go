@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/binary"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -16,20 +17,43 @@ const (
 
 // live is one open tunnel. Each direction is one goroutine's, which alone reads its source and
 // writes its destination; whoever cuts the tunnel only leaves word and wakes them, so that no
-// client, however slow, holds up another's sign-out.
+// client, however slow, holds up another's sign-out. Idle it costs two small stacks and this.
 type live struct {
 	front, back net.Conn
 	who         credential
 	route       *route
 
-	toFront frames // the direction's own
-	toBack  frames // likewise
+	down way // to the browser: the downstream goroutine's own
+	up   way // to the server: the upstream goroutine's own
 
 	meter *tunnelMeter // of all tunnels
 
-	mu      sync.Mutex // deadlines, and
-	closing []byte     // the close frame for the browser, once the tunnel is cut
-	cutAt   int64      // when, in unix nanoseconds
+	mu      sync.Mutex             // deadlines, once the tunnel is cut
+	closing atomic.Pointer[[]byte] // the close frame for the browser, once the tunnel is cut
+	cutAt   int64                  // when, in unix nanoseconds; with mu
+
+	going atomic.Int32 // directions that go on
+	ended func(*live)  // called once both have ended
+}
+
+// way is what one direction has come to.
+type way struct {
+	frames frames
+	until  time.Time // the write deadline that is set
+}
+
+// extend sets the deadline of writes to a connection anew when much of it is used up: each message
+// would pay for its own. It does not when the tunnel is cut.
+func (t *live) extend(w *way, c net.Conn, now time.Time) {
+	if w.until.Sub(now) > writeTimeout-writeTimeout/6 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closing.Load() == nil {
+		w.until = now.Add(writeTimeout)
+		_ = c.SetWriteDeadline(w.until) // a broken connection shows at once
+	}
 }
 
 // tunnelMeter counts bytes, from and to clients.
@@ -52,27 +76,40 @@ func (t *live) close() {
 	t.back.Close()
 }
 
-// run carries bytes both ways until both directions have ended.
-func (t *live) run(head, fromFront, fromBack []byte) {
-	defer t.close()
+// start has bytes carried both ways, after the head, until both directions have ended, and does not
+// wait; ended is called then. What the readers of either side have read already goes first.
+func (t *live) start(head, fromFront, fromBack []byte, ended func(*live)) {
+	t.ended = ended
+	t.going.Store(2)
 	if t.writeFront(head) != nil {
-		return
+		t.close()
+		fromFront, fromBack = nil, nil
 	}
-	var up sync.WaitGroup
-	up.Go(func() { t.upstream(fromFront) })
-	t.downstream(fromBack)
-	up.Wait()
+	go t.upstream(fromFront)
+	go t.downstream(fromBack)
+}
+
+// finish is called at a direction's end.
+func (t *live) finish() {
+	if t.going.Add(-1) == 0 {
+		t.close()
+		t.ended(t)
+	}
 }
 
 // upstream carries what the browser sends.
 func (t *live) upstream(first []byte) {
+	defer t.finish()
 	if len(first) == 0 || t.toServer(first) == nil {
 		pump(t.front, t.toServer)
+	}
+	if t.closing.Load() != nil {
+		_, _ = io.Copy(io.Discard, t.front) // up to the browser's own close frame, or its deadline
 	}
 	closeWrite(t.back)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closing == nil {
+	if t.closing.Load() == nil {
 		_ = t.back.SetReadDeadline(time.Now().Add(halfOpen))
 	}
 }
@@ -81,17 +118,15 @@ func (t *live) upstream(first []byte) {
 func (t *live) toServer(b []byte) error {
 	t.meter.received.Add(uint64(len(b)))
 	t.route.stats.received.Add(uint64(len(b)))
-	before := t.toBack.data
-	t.toBack.advance(b)
-	t.mu.Lock()
-	if t.closing != nil {
-		t.mu.Unlock()
-		return nil // read on: the browser's own close frame may come
+	before := t.up.frames.data
+	t.up.frames.advance(b)
+	if t.closing.Load() != nil {
+		return errEnding
 	}
-	_ = t.back.SetWriteDeadline(time.Now().Add(writeTimeout))
-	t.mu.Unlock()
-	if t.toBack.data != before {
-		t.route.touch()
+	now := time.Now()
+	t.extend(&t.up, t.back, now)
+	if t.up.frames.data != before {
+		t.route.used.Store(now.UnixNano())
 	}
 	_, err := t.back.Write(b)
 	return err
@@ -99,15 +134,16 @@ func (t *live) toServer(b []byte) error {
 
 // downstream carries what the server sends, and tells the browser why the tunnel ends.
 func (t *live) downstream(first []byte) {
+	defer t.finish()
 	if len(first) == 0 || t.toClient(first) == nil {
 		pump(t.back, t.toClient)
 	}
 	if frame := t.ending(); frame != nil {
-		if !t.toFront.atBoundary() {
+		if !t.down.frames.atBoundary() {
 			_ = t.back.SetReadDeadline(time.Now().Add(closeWait))
 			pump(t.back, t.toClient) // the rest of the frame, if it comes
 		}
-		if t.toFront.atBoundary() {
+		if t.down.frames.atBoundary() {
 			_ = t.writeFront(frame) // the connection ends either way
 		}
 	}
@@ -115,7 +151,7 @@ func (t *live) downstream(first []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	wait := halfOpen
-	if t.closing != nil {
+	if t.closing.Load() != nil {
 		wait = closeWait
 	}
 	_ = t.front.SetReadDeadline(time.Now().Add(wait))
@@ -124,39 +160,42 @@ func (t *live) downstream(first []byte) {
 // toClient writes a chunk to the browser; once the tunnel is cut, up to the end of a frame only.
 func (t *live) toClient(b []byte) error {
 	if t.ending() == nil {
-		t.toFront.advance(b)
+		t.down.frames.advance(b)
 		return t.writeFront(b)
 	}
-	if t.toFront.atBoundary() {
+	if t.down.frames.atBoundary() {
 		return errEnding
 	}
-	if err := t.writeFront(b[:t.toFront.next(b)]); err != nil {
+	if err := t.writeFront(b[:t.down.frames.next(b)]); err != nil {
 		return err
 	}
-	if t.toFront.atBoundary() {
+	if t.down.frames.atBoundary() {
 		return errEnding
 	}
 	return nil
 }
 
 func (t *live) writeFront(b []byte) error {
-	t.mu.Lock()
-	within := writeTimeout
-	if t.closing != nil {
-		within = closeWait
+	now := time.Now()
+	if t.closing.Load() == nil {
+		t.extend(&t.down, t.front, now)
+	} else {
+		t.mu.Lock()
+		_ = t.front.SetWriteDeadline(now.Add(closeWait))
+		t.mu.Unlock()
 	}
-	_ = t.front.SetWriteDeadline(time.Now().Add(within))
-	t.mu.Unlock()
 	n, err := t.front.Write(b)
 	t.meter.sent.Add(uint64(n))
 	t.route.stats.sent.Add(uint64(n))
 	return err
 }
 
+// ending is the close frame of a tunnel that was cut, or nil.
 func (t *live) ending() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.closing
+	if frame := t.closing.Load(); frame != nil {
+		return *frame
+	}
+	return nil
 }
 
 // cut ends the tunnel with a close frame, between two frames of the server's, where the stream
@@ -164,10 +203,11 @@ func (t *live) ending() []byte {
 func (t *live) cut(code uint16, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closing != nil {
+	if t.closing.Load() != nil {
 		return
 	}
-	t.closing = closeFrame(code, reason)
+	frame := closeFrame(code, reason)
+	t.closing.Store(&frame)
 	now := time.Now()
 	t.cutAt = now.UnixNano()
 	_ = t.back.SetReadDeadline(now)                     // wakes the way down
@@ -180,10 +220,11 @@ func (t *live) cut(code uint16, reason string) {
 func (t *live) cutBy() (code uint16, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closing == nil {
+	frame := t.ending()
+	if frame == nil {
 		return 0, time.Time{}
 	}
-	return binary.BigEndian.Uint16(t.closing[2:]), time.Unix(0, t.cutAt)
+	return binary.BigEndian.Uint16(frame[2:]), time.Unix(0, t.cutAt)
 }
 
 func closeWrite(c net.Conn) {

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -24,41 +26,29 @@ func pump(src net.Conn, send func([]byte) error) {
 	if err != nil {
 		return
 	}
+	// One call waits and reads again and again: what each call costs anew is spared for a message.
+	_ = raw.Read(func(fd uintptr) bool { return drawn(int(fd), send) }) // a deadline, or the end
+}
+
+// drawn gives to send what there is to read. It is false when there may be more later.
+func drawn(fd int, send func([]byte) error) (over bool) {
+	buf, _ := chunks.Get().(*[]byte)
+	defer chunks.Put(buf)
 	for {
-		var buf *[]byte
-		var n int
-		var rerr error
-		err := raw.Read(func(fd uintptr) bool {
-			buf, _ = chunks.Get().(*[]byte)
-			for {
-				n, rerr = unix.Read(int(fd), *buf)
-				if rerr != unix.EINTR {
-					break
-				}
-			}
-			if rerr == unix.EAGAIN {
-				chunks.Put(buf)
-				buf = nil
-				return false
-			}
+		n, err := unix.Read(fd, *buf)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return false
+		case err != nil || n <= 0 || send((*buf)[:n]) != nil:
 			return true
-		})
-		if err != nil || rerr != nil || n <= 0 {
-			if buf != nil {
-				chunks.Put(buf)
-			}
-			return
-		}
-		err = send((*buf)[:n])
-		chunks.Put(buf)
-		if err != nil {
-			return
 		}
 	}
 }
 
 // pumpPlain is for connections that are no plain sockets, such as TLS.
-func pumpPlain(src net.Conn, send func([]byte) error) {
+func pumpPlain(src io.Reader, send func([]byte) error) {
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := src.Read(buf)

@@ -53,12 +53,15 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	t.meter = &p.metrics.tunnels
 	p.tunnels.add(t)
 	p.metrics.begun(t)
-	defer p.metrics.ended(t)
-	// The handler's goroutine goes on as one of the two pumps, whose end is the tunnel's.
-	defer p.tunnels.remove(t)
 	p.confirm(r, t)
-	t.run(switching(a.res.Header), buffered(frontBuf.Reader), buffered(a.reader))
+	// The handler returns, and net/http's buffers with it: a tunnel may be silent for days.
+	t.start(switching(a.res.Header), buffered(frontBuf.Reader), buffered(a.reader), p.tunnelEnded)
 	return nil
+}
+
+func (p *Proxy) tunnelEnded(t *live) {
+	p.tunnels.remove(t)
+	p.metrics.ended(t)
 }
 
 // confirm looks again at what let the tunnel through, now that an event would find it: what ended

@@ -28,6 +28,8 @@ type tunnels struct {
 	gone     sync.Cond
 	n        int
 	over     bool // we go away
+
+	changes, seen, given int // comings and goings: in all, at the last look, when memory was given back
 }
 
 // full tells whether a session has as many as it may.
@@ -48,6 +50,7 @@ func (s *tunnels) add(t *live) {
 	put(s.byWho, t.who, t)
 	put(s.byServer, t.route.Key, t)
 	s.n++
+	s.changes++
 	if s.over {
 		t.cut(closeGoingAway, goingAway)
 	}
@@ -66,7 +69,27 @@ func (s *tunnels) remove(t *live) {
 	drop(s.byWho, t.who, t)
 	drop(s.byServer, t.route.Key, t)
 	s.n--
+	s.changes++
 	s.gone.Broadcast()
+}
+
+const (
+	manyChanges = 200
+	fewChanges  = 20
+)
+
+// settled is asked every few seconds, and tells whether many tunnels came or went and that is over. Most
+// of what they took meanwhile is garbage then, which nothing would collect while all are idle.
+func (s *tunnels) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	quiet := s.changes-s.seen <= fewChanges
+	s.seen = s.changes
+	if !quiet || s.changes-s.given < manyChanges {
+		return false
+	}
+	s.given = s.changes
+	return true
 }
 
 func drop[K comparable](index map[K]map[*live]bool, key K, t *live) {
