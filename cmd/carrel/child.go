@@ -19,10 +19,12 @@ import (
 
 	"carrel/hub"
 	"carrel/internal/config"
+	"carrel/proxy"
 )
 
-// handover is what the hub tells its proxy child over a pipe: never over argv or the environment,
-// which others can read. The pipe then stays open for renewals; its end means that the hub is gone.
+// handover is what the hub tells its proxy child over a socket pair: never over argv or the
+// environment, which others can read. The pair stays open: for words, for the child's that it is
+// ready, and for its end, which means that the hub is gone.
 type handover struct {
 	Keyring         []byte        `json:"keyring"` // hub.Keyring.ForProxy
 	RedisURL        string        `json:"redis_url"`
@@ -34,6 +36,7 @@ type handover struct {
 	Hub             string        `json:"hub"`
 	Edge            string        `json:"edge"`
 	RedisGrace      time.Duration `json:"redis_grace"`
+	Drain           proxy.Drain   `json:"drain"`
 	LogLevel        string        `json:"log_level"`
 	LogFormat       string        `json:"log_format"`
 	Certificate     renewal       `json:"certificate"` // empty: plain HTTP
@@ -41,6 +44,12 @@ type handover struct {
 	Doors           []config.Door `json:"doors"`       // what each of them is
 	StrictTransport string        `json:"strict_transport"`
 	Metrics         string        `json:"metrics"` // where to serve them; empty: nowhere
+}
+
+// word is what a running child is told.
+type word struct {
+	Certificate *renewal `json:"certificate,omitempty"` // from now on
+	Succeeded   bool     `json:"succeeded,omitempty"`   // another child accepts on the same sockets: drain
 }
 
 type originsConfig struct {
@@ -55,49 +64,37 @@ func (o originsConfig) origins() (hub.Origins, error) {
 
 const (
 	handoverFD    = 3
-	childGrace    = 15 * time.Second
+	childMargin   = 7 * time.Second // beyond its own deadlines: last close frames, last activity
 	childCommand  = "proxy-child"
 	firstListener = 4
 )
 
 // proxyChild keeps one proxy process running: with a uid of its own, no Docker socket and no
-// capability. The listeners stay open here, so that a crashed child is replaced with no refused
+// capability. The sockets stay open here, so that a crashed child is replaced with no refused
 // connection.
 type proxyChild struct {
-	listeners []*os.File
-	uid, gid  int // 0: this process's own
-	logger    *slog.Logger
+	sockets  []socket
+	uid, gid int // 0: this process's own
+	logger   *slog.Logger
+	hurry    <-chan struct{} // closed when a drain is not waited for any longer
+	ready    chan struct{}   // closed once a child serves
+	serves   func()
 
 	mu   sync.Mutex
 	hand handover
-	pipe *json.Encoder // to the running child; nil between two
+	talk *json.Encoder // to the running child; nil between two
 }
 
-// newProxyChild duplicates the listeners' descriptors for the child.
-func newProxyChild(hand handover, listeners []net.Listener, uid, gid int, logger *slog.Logger) (*proxyChild, error) {
-	c := &proxyChild{hand: hand, uid: uid, gid: gid, logger: logger}
-	for _, l := range listeners {
-		tcp, ok := l.(*net.TCPListener)
-		if !ok {
-			return nil, hub.Errorf(hub.Internal, "hand listener over", "it is no TCP listener")
-		}
-		f, err := tcp.File()
-		if err != nil {
-			return nil, hub.Wrap(hub.Internal, "hand listener over", err)
-		}
-		c.listeners = append(c.listeners, f)
-	}
-	c.hand.Listeners = len(c.listeners)
-	return c, nil
+func newProxyChild(hand handover, sockets []socket, uid, gid int, hurry <-chan struct{}, logger *slog.Logger) *proxyChild {
+	c := &proxyChild{hand: hand, sockets: sockets, uid: uid, gid: gid, hurry: hurry, logger: logger, ready: make(chan struct{})}
+	c.serves = sync.OnceFunc(func() { close(c.ready) })
+	c.hand.Listeners = len(sockets)
+	return c
 }
 
 // Run starts the child, and again whenever it ends, until ctx does; then it asks it to drain and waits.
 func (c *proxyChild) Run(ctx context.Context) error {
-	defer func() {
-		for _, f := range c.listeners {
-			f.Close()
-		}
-	}()
+	defer closeSockets(c.sockets)
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
@@ -120,33 +117,25 @@ func (c *proxyChild) Run(ctx context.Context) error {
 
 // once runs one child to its end.
 func (c *proxyChild) once(ctx context.Context) error {
-	read, write, err := os.Pipe()
+	ours, theirs, err := socketPair()
 	if err != nil {
 		return err
 	}
-	var closeWrite = sync.OnceFunc(func() { write.Close() })
-	defer closeWrite()
-	// Not by its path: the child's uid may have no way through the directories above it, and an upgrade
-	// may have put another version there.
-	cmd := exec.Command("/proc/self/exe", childCommand) //nolint:noctx // ended by hand so that it can drain
-	cmd.Args[0] = filepath.Base(os.Args[0])
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "GODEBUG=" + os.Getenv("GODEBUG")}
-	cmd.Dir = "/"
-	cmd.ExtraFiles = append([]*os.File{read}, c.listeners...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the hub alone
-	if os.Geteuid() == 0 && c.uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)}
-	}
-	if err := cmd.Start(); err != nil {
-		read.Close()
+	defer ours.Close()
+	cmd := c.command(theirs)
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
 		return fmt.Errorf("start proxy: %w", err)
 	}
-	read.Close()
-	if err := c.handOver(write); err != nil {
+	if err := c.handOver(ours); err != nil {
 		c.logger.ErrorContext(ctx, "handover failed", "error", err)
 	}
 	defer c.letGo()
+	var hearing sync.WaitGroup
+	hearing.Go(func() { c.hear(ours) })
+	defer hearing.Wait()
+	defer ours.Close()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // joined below
 	select {
@@ -154,82 +143,137 @@ func (c *proxyChild) once(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	closeWrite()
+	closeSockets(c.sockets) // nobody is left waiting when the child closes its own
+	drain, hurry := c.hand.Drain.Notice+c.hand.Drain.Requests, (<-chan struct{})(nil)
+	if errors.Is(context.Cause(ctx), proxy.ErrSucceeded) && c.say(word{Succeeded: true}) == nil {
+		drain, hurry = c.hand.Drain.Handed, c.hurry
+	} else {
+		ours.Close()
+	}
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(childGrace):
-		cmd.Process.Kill() //nolint:errcheck // it may have ended just now
-		return <-ended
+	case <-hurry:
+	case <-time.After(drain + c.hand.Drain.Tunnels + childMargin):
+	}
+	cmd.Process.Kill() //nolint:errcheck // it may have ended just now
+	return <-ended
+}
+
+func (c *proxyChild) command(theirs *os.File) *exec.Cmd {
+	// Not by its path: the child's uid may have no way through the directories above it, and an upgrade
+	// may have put another version there.
+	cmd := exec.Command("/proc/self/exe", childCommand) //nolint:noctx // ended by hand so that it can drain
+	cmd.Args[0] = filepath.Base(os.Args[0])
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "GODEBUG=" + os.Getenv("GODEBUG")}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{theirs}
+	for _, s := range c.sockets {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.file)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the hub alone
+	if os.Geteuid() == 0 && c.uid != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)}
+	}
+	return cmd
+}
+
+// hear waits for the child's word that it serves. It has nothing else to say, and is not believed more.
+func (c *proxyChild) hear(ours io.Reader) {
+	var b [1]byte
+	if _, err := ours.Read(b[:]); err == nil {
+		c.serves()
 	}
 }
 
-// handOver tells a child everything, and has it told of renewals from then on.
-func (c *proxyChild) handOver(pipe io.Writer) error {
+// handOver tells a child everything, and has it told of what changes from then on.
+func (c *proxyChild) handOver(ours io.Writer) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pipe = json.NewEncoder(pipe)
-	return c.pipe.Encode(c.hand)
+	c.talk = json.NewEncoder(ours)
+	return c.talk.Encode(c.hand)
 }
 
 func (c *proxyChild) letGo() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pipe = nil
+	c.talk = nil
+}
+
+// say tells the running child, if there is one.
+func (c *proxyChild) say(w word) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.talk == nil {
+		return nil
+	}
+	return c.talk.Encode(w)
 }
 
 // renew gives the running child, and those after it, a new certificate.
 func (c *proxyChild) renew(r renewal) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.hand.Certificate = r
-	if c.pipe != nil {
-		if err := c.pipe.Encode(r); err != nil {
-			c.logger.Debug("renewal not handed over: the child is ending, and the next has it from the start", "error", err)
-		}
+	c.mu.Unlock()
+	if err := c.say(word{Certificate: &r}); err != nil {
+		c.logger.Debug("renewal not handed over: the child is ending, and the next has it from the start", "error", err)
 	}
 }
 
-// receiveHandover reads what the parent sends, and returns a context that ends with the parent and
-// the renewals that come meanwhile.
-func receiveHandover(ctx context.Context) (context.Context, handover, []net.Listener, <-chan renewal, error) {
-	pipe := os.NewFile(handoverFD, "handover")
-	if pipe == nil {
-		return nil, handover{}, nil, nil, errors.New("this command is started by carrel serve only")
+// heir is what a child was handed: a context that ends with the hub, or when the child is succeeded,
+// the renewals that come meanwhile, and how to say that it serves.
+type heir struct {
+	handover
+	listeners []net.Listener
+	renewals  <-chan renewal
+	serves    func()
+}
+
+// receiveHandover reads what the parent sends.
+func receiveHandover(ctx context.Context) (context.Context, heir, error) {
+	talk := os.NewFile(handoverFD, "handover")
+	if talk == nil {
+		return nil, heir{}, errors.New("this command is started by carrel serve only")
 	}
-	var h handover
-	dec := json.NewDecoder(pipe)
-	if err := dec.Decode(&h); err != nil {
-		return nil, handover{}, nil, nil, fmt.Errorf("this command is started by carrel serve only: %w", err)
+	h := heir{serves: func() { _, _ = talk.Write([]byte{'r'}) }} // a parent that is gone ends the context
+	dec := json.NewDecoder(talk)
+	if err := dec.Decode(&h.handover); err != nil {
+		return nil, heir{}, fmt.Errorf("this command is started by carrel serve only: %w", err)
 	}
-	var listeners []net.Listener
 	for i := range h.Listeners {
 		f := os.NewFile(uintptr(firstListener+i), "listener")
 		l, err := net.FileListener(f)
 		f.Close()
 		if err != nil {
-			return nil, handover{}, nil, nil, fmt.Errorf("take listener over: %w", err)
+			return nil, heir{}, fmt.Errorf("take listener over: %w", err)
 		}
-		listeners = append(listeners, l)
+		h.listeners = append(h.listeners, l)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	renewals := make(chan renewal)
+	h.renewals = renewals
 	go func() { // ends with the process, or when the parent does
 		defer close(renewals)
-		defer cancel()
+		defer cancel(nil)
 		for {
-			var r renewal
-			if dec.Decode(&r) != nil { // any end is the end
+			var w word
+			if dec.Decode(&w) != nil { // any end is the end
 				return
 			}
+			if w.Succeeded {
+				cancel(proxy.ErrSucceeded)
+			}
+			if w.Certificate == nil {
+				continue
+			}
 			select {
-			case renewals <- r:
+			case renewals <- *w.Certificate:
 			case <-ctx.Done():
-				return
 			}
 		}
 	}()
-	return ctx, h, listeners, renewals, nil
+	return ctx, h, nil
 }
 
 // dropPrivileges makes sure that this process can gain no right that it does not have.

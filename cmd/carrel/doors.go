@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
-	"syscall"
 
 	"carrel/hub"
 	"carrel/internal/front"
@@ -49,27 +46,6 @@ func (h handover) doors(listeners []net.Listener, config *tls.Config, logger *sl
 			}
 		}
 		list[i] = front.New(l, opt)
-	}
-	return list, nil
-}
-
-// listen opens the proxy's listeners here, so that a port in use, or a certificate that is not to be
-// had, is told before anything starts.
-func (d *deployment) listen(ctx context.Context) ([]net.Listener, error) {
-	if _, err := d.readCertificate(); err != nil {
-		return nil, err
-	}
-	var lc net.ListenConfig
-	var list []net.Listener
-	for _, door := range d.cfg.Doors() {
-		l, err := lc.Listen(ctx, "tcp", door.Address)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "listen", Field: door.Field, Message: door.Address + " is in use by another program", Remedy: "stop that program, or choose another port here and in public_url", Err: err}
-		}
-		if err != nil {
-			return nil, &hub.Error{Kind: hub.Invalid, Op: "listen", Field: door.Field, Message: door.Address + " can't be listened on", Remedy: "choose another address", Err: err}
-		}
-		list = append(list, l)
 	}
 	return list, nil
 }

@@ -39,24 +39,31 @@ func (d *deployment) watchConfig(ctx context.Context, f *flags, policy *atomic.P
 			}
 		}
 		last = modified()
-		cfg, faults := config.Load(f.config, os.Environ(), machine())
-		if len(faults) > 0 {
-			for _, fault := range faults {
-				d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "fault", fault.String())
-			}
-			continue
-		}
-		kernel := d.cfg.Image.Name
-		if kernel == "" {
-			opts, err := d.imageOptions()
-			if err != nil {
-				d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "error", err)
-				continue
-			}
-			kernel = opts.Name()
-		}
-		p := cfg.Policy(kernel, policy.Load().MachineMemory)
-		policy.Store(&p)
-		d.logger.InfoContext(ctx, "configuration reloaded", "profiles", len(p.Profiles), "file", filepath.Base(f.config))
+		d.reload(ctx, f, policy)
 	}
+}
+
+// reload reads the configuration anew.
+func (d *deployment) reload(ctx context.Context, f *flags, policy *atomic.Pointer[hub.Policy]) {
+	notifyReloading()
+	defer notifyReady()
+	cfg, faults := config.Load(f.config, os.Environ(), machine())
+	if len(faults) > 0 {
+		for _, fault := range faults {
+			d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "fault", fault.String())
+		}
+		return
+	}
+	kernel := d.cfg.Image.Name
+	if kernel == "" {
+		opts, err := d.imageOptions()
+		if err != nil {
+			d.logger.ErrorContext(ctx, "configuration not reloaded: the last good one stays", "error", err)
+			return
+		}
+		kernel = opts.Name()
+	}
+	p := cfg.Policy(kernel, policy.Load().MachineMemory)
+	policy.Store(&p)
+	d.logger.InfoContext(ctx, "configuration reloaded", "profiles", len(p.Profiles), "file", filepath.Base(f.config))
 }

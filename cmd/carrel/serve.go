@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"carrel/hub"
 	"carrel/hub/devidp"
 	"carrel/internal/redisserver"
+	"carrel/proxy"
 )
 
 func serveCommand(f *flags) *cobra.Command {
@@ -40,8 +43,15 @@ func (d *deployment) redisServer() (*redisserver.Server, error) {
 }
 
 // serve runs the hub, and with it the proxy where withProxy says so, until ctx ends; then it stops
-// in order: proxy, hub, Redis. Notebooks go on.
-func serve(ctx context.Context, f *flags, withProxy bool) error {
+// in order: proxy, hub, Redis. Notebooks go on. Where another process succeeds this one, Redis and
+// the hub's work are that one's at once, and the proxy finishes what it has.
+func serve(ctx context.Context, f *flags, withProxy bool) (err error) {
+	again := newUpgrades()
+	in, err := inherit()
+	if err != nil {
+		return err
+	}
+	defer func() { in.end(err) }()
 	d, err := openDeployment(f)
 	if err != nil {
 		return err
@@ -51,9 +61,9 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 		return err
 	}
 	defer release()
-	var listeners []net.Listener
+	var public []socket
 	if withProxy {
-		if listeners, err = d.listen(ctx); err != nil {
+		if public, err = d.listen(ctx, in); err != nil {
 			return err
 		}
 	}
@@ -63,7 +73,7 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 	defer hubStage.stop()
 	defer proxyStage.stop()
 
-	hubURL, proxyURL, err := d.startRedis(ctx, redisStage, failed)
+	hubURL, proxyURL, err := d.startRedis(ctx, in, redisStage, failed)
 	if err != nil {
 		return err
 	}
@@ -71,39 +81,99 @@ func serve(ctx context.Context, f *flags, withProxy bool) error {
 	if err != nil {
 		return err
 	}
-	hubStage.run(parts.manager.Run)
-	hubStage.run(parts.auth.Run)
-	hubStage.run(parts.driver.Run)
-	hubStage.run(func(ctx context.Context) error { return d.watchConfig(ctx, f, policy) })
-	if at := d.cfg.Metrics.Listen; at != "" {
-		hubStage.run(func(ctx context.Context) error { serveMetrics(ctx, at, parts.metrics, d.logger); return ctx.Err() })
+	private, err := d.serveHub(ctx, f, in, hubStage, parts, policy)
+	defer closeSockets(private)
+	if err != nil {
+		return err
 	}
-	for path, handler := range map[string]http.Handler{d.state.hubSocket(): parts.pages, d.state.edgeSocket(): parts.edge} {
-		l, err := d.listenUnix(ctx, path)
+	if err := in.rest(); err != nil {
+		return err
+	}
+	ready := make(chan struct{})
+	if !withProxy {
+		close(ready)
+	} else {
+		child, err := d.child(ctx, proxyURL, public)
 		if err != nil {
 			return err
 		}
-		hubStage.run(func(ctx context.Context) error { return serveHTTP(ctx, l, handler) })
-	}
-	if withProxy {
-		child, err := d.child(proxyURL, listeners)
-		if err != nil {
-			return err
-		}
+		ready = child.ready
 		proxyStage.run(child.Run)
 		proxyStage.run(func(ctx context.Context) error { return d.watchCertificate(ctx, child.renew) })
-		proxyStage.run(func(ctx context.Context) error { return d.greet(ctx, parts.people) })
+		if !in.succeeds() {
+			proxyStage.run(func(ctx context.Context) error { return d.greet(ctx, child.ready, parts.people) })
+		}
 	}
+	err = d.untilTheEnd(ctx, in, again, slices.Concat(public, private), failed, ready)
+	if !errors.Is(err, proxy.ErrSucceeded) {
+		return err
+	}
+	redisStage.end(redisserver.ErrLeft)
+	hubStage.end(proxy.ErrSucceeded)
+	release()
+	proxyStage.end(proxy.ErrSucceeded)
+	return nil
+}
+
+// serveHub starts what the hub does, and serves its sockets.
+func (d *deployment) serveHub(ctx context.Context, f *flags, in *inheritance, s stage, parts *hubParts, policy *atomic.Pointer[hub.Policy]) ([]socket, error) {
+	s.run(parts.manager.Run)
+	s.run(parts.auth.Run)
+	s.run(parts.driver.Run)
+	s.run(func(ctx context.Context) error { return d.watchConfig(ctx, f, policy) })
+	if at := d.cfg.Metrics.Listen; at != "" {
+		s.run(func(ctx context.Context) error { serveMetrics(ctx, at, parts.metrics, d.logger); return ctx.Err() })
+	}
+	var sockets []socket
+	for path, handler := range map[string]http.Handler{d.state.hubSocket(): parts.pages, d.state.edgeSocket(): parts.edge} {
+		l, kept, err := d.listenUnix(ctx, in, path)
+		if err != nil {
+			return sockets, err
+		}
+		sockets = append(sockets, kept)
+		s.run(func(ctx context.Context) error { return serveHTTP(ctx, l, handler) })
+	}
+	return sockets, nil
+}
+
+// untilTheEnd tells whoever waits when this process is ready, and waits until ctx ends, something
+// failed, or another process succeeds this one: that is [proxy.ErrSucceeded].
+func (d *deployment) untilTheEnd(ctx context.Context, in *inheritance, again upgrades, sockets []socket, failed <-chan error, ready <-chan struct{}) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case err := <-failed:
 		return err
+	case <-ready:
+	}
+	if in.succeeds() {
+		in.ready()
+	} else {
+		notifyReady()
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	succeeded := make(chan error, 1)
+	go func() { succeeded <- again.await(ctx, d.logger, sockets) }()
+	select {
+	case err := <-failed:
+		stop()
+		if err := <-succeeded; err == nil {
+			return proxy.ErrSucceeded // just before
+		}
+		notifyStopping()
+		return err
+	case err := <-succeeded:
+		if err == nil {
+			return proxy.ErrSucceeded
+		}
+		notifyStopping()
+		return err
 	}
 }
 
 // startRedis starts the private Redis where none is configured, and waits for one that is.
-func (d *deployment) startRedis(ctx context.Context, s stage, failed <-chan error) (hubURL, proxyURL string, err error) {
+func (d *deployment) startRedis(ctx context.Context, in *inheritance, s stage, failed <-chan error) (hubURL, proxyURL string, err error) {
 	if d.cfg.Redis.URL != "" {
 		return d.cfg.Redis.URL, d.cfg.Redis.URL, nil
 	}
@@ -111,8 +181,12 @@ func (d *deployment) startRedis(ctx context.Context, s stage, failed <-chan erro
 	if err != nil {
 		return "", "", err
 	}
+	run := server.Run
+	if in.succeeds() {
+		run = server.Succeed
+	}
 	ready := make(chan struct{})
-	s.run(func(ctx context.Context) error { return server.Run(ctx, sync.OnceFunc(func() { close(ready) })) })
+	s.run(func(ctx context.Context) error { return run(ctx, sync.OnceFunc(func() { close(ready) })) })
 	select {
 	case <-ready:
 		return server.HubURL(), server.ProxyURL(), nil
@@ -179,13 +253,29 @@ func awaitAnswer(ctx context.Context, failed <-chan error, what, remedy string, 
 	}
 }
 
-// serveHTTP serves the hub's own handlers on a socket until ctx ends.
+const (
+	hubSettle = time.Second     // how long a proxy's idle connection may bring one more request
+	hubDrain  = 3 * time.Second // for requests under way; event streams do not end
+)
+
+// serveHTTP serves the hub's own handlers on a socket until ctx ends. Where another process has the
+// socket too, proxies are told with each last answer to come back on another connection.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	leave := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+	srv := &http.Server{Handler: leave, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		drain, done := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		if errors.Is(context.Cause(ctx), proxy.ErrSucceeded) {
+			l.Close()
+			time.Sleep(hubSettle)
+		}
+		drain, done := context.WithTimeout(context.WithoutCancel(ctx), hubDrain)
 		defer done()
 		if srv.Shutdown(drain) != nil {
 			srv.Close() //nolint:errcheck // an event stream that did not end
@@ -199,16 +289,18 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
-// greet prints where to go, once the proxy answers there.
-func (d *deployment) greet(ctx context.Context, people []devidp.Person) error {
-	for waited := 0; !d.proxyAnswers(ctx); waited++ {
-		if waited%500 == 499 {
-			fmt.Println("carrel: the proxy does not answer yet; its lines in the log say why")
-		}
+// greet prints where to go, once the proxy serves there.
+func (d *deployment) greet(ctx context.Context, ready <-chan struct{}, people []devidp.Person) error {
+	late := time.NewTicker(10 * time.Second)
+	defer late.Stop()
+	for waits := true; waits; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
+		case <-late.C:
+			fmt.Println("carrel: the proxy does not answer yet; its lines in the log say why")
+		case <-ready:
+			waits = false
 		}
 	}
 	fmt.Printf("\nCarrel is ready: %s\n", d.cfg.PublicURL)
@@ -224,19 +316,4 @@ func (d *deployment) greet(ctx context.Context, people []devidp.Person) error {
 	}
 	fmt.Println("\nCtrl-C stops Carrel and leaves notebooks running; carrel down removes them.")
 	return nil
-}
-
-// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, or the
-// PROXY protocol, it is asked for a connection only.
-func (d *deployment) proxyAnswers(ctx context.Context) bool {
-	ctx, done := context.WithTimeout(ctx, time.Second)
-	defer done()
-	if d.cfg.TLS.CertFile != "" || d.cfg.Doors()[0].ProxyProtocol {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}
-	return d.answersAt(ctx, d.cfg.Listen[0])
 }

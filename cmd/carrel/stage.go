@@ -7,14 +7,14 @@ import (
 
 // stage is a group of loops that end together, before or after other groups.
 type stage struct {
-	run  func(loop func(context.Context) error) // launches a loop; one that ends by itself ends the whole
-	stop func()                                 // ends the loops and waits for them
+	run func(loop func(context.Context) error) // launches a loop; one that ends by itself ends the whole
+	end func(cause error)                      // ends the loops and waits for them; nil: the whole ends
 }
 
 // newStage makes a stage whose loops outlive ctx, until stop, so that stages end in order. The error
 // of a loop that ends by itself goes to failed.
 func newStage(ctx context.Context, failed chan<- error) stage {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	run := func(loop func(context.Context) error) {
 		wg.Go(func() {
@@ -26,5 +26,7 @@ func newStage(ctx context.Context, failed chan<- error) stage {
 			}
 		})
 	}
-	return stage{run: run, stop: func() { cancel(); wg.Wait() }}
+	return stage{run: run, end: func(cause error) { cancel(cause); wg.Wait() }}
 }
+
+func (s stage) stop() { s.end(nil) }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -239,7 +238,7 @@ func formAction(o hub.Origins, providers []oidc.ProviderConfig) string {
 }
 
 // newProxy assembles a proxy from what it was handed.
-func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, error) {
+func newProxy(h heir, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, error) {
 	origins, err := h.Origins.origins()
 	if err != nil {
 		return nil, nil, err
@@ -266,7 +265,7 @@ func newProxy(h handover, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store,
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Version: version(), Drain: proxy.Drain{Requests: 8 * time.Second, Handed: 5 * time.Minute, Tunnels: 3 * time.Second}, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 	})
 	return p, store, err
 }
@@ -277,28 +276,17 @@ func (d *deployment) handover(address string) handover {
 		Keyring: d.keys.ForProxy().Marshal(), RedisURL: address, RedisPrefix: d.cfg.KeyPrefix(),
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
 		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
-		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
+		Drain: d.drain(),
+		Hub:   "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
 		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Metrics: d.cfg.Metrics.ProxyListen,
 	}
 }
 
-// listenUnix makes a socket that the proxy's group may use.
-func (d *deployment) listenUnix(ctx context.Context, path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, hub.Wrap(hub.Unavailable, "replace socket", err)
+// drain is how a proxy of this deployment goes away.
+func (d *deployment) drain() proxy.Drain {
+	c := d.cfg.Proxy
+	return proxy.Drain{
+		Notice: time.Duration(c.DrainNotice), Requests: time.Duration(c.DrainTimeout),
+		Handed: time.Duration(c.UpgradeTimeout), Tunnels: time.Duration(c.DrainSpread),
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, hub.Wrap(hub.Unavailable, "listen on socket", err)
-	}
-	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // the proxy's group
-		return nil, hub.Wrap(hub.Unavailable, "set socket's mode", err)
-	}
-	if os.Geteuid() == 0 {
-		if err := os.Chown(path, 0, d.state.proxyGID); err != nil {
-			return nil, hub.Wrap(hub.Unavailable, "give socket to the proxy", err)
-		}
-	}
-	return l, nil
 }

@@ -61,6 +61,11 @@ type HSTS struct {
 type Proxy struct {
 	UID        int      `yaml:"uid" doc:"User and group id that the proxy runs as, when carrel runs as root."`
 	RedisGrace Duration `yaml:"redis_grace" doc:"How long known sessions are honoured while Redis is away."`
+
+	DrainNotice    Duration `yaml:"drain_notice" doc:"When the proxy stops, how long it says at /carrel-health that it is not ready before it accepts no more: for load balancers in front."`
+	DrainTimeout   Duration `yaml:"drain_timeout" doc:"How long requests under way may take then."`
+	DrainSpread    Duration `yaml:"drain_spread" doc:"Over how long open websockets are told meanwhile, so that their tabs do not all come back at once."`
+	UpgradeTimeout Duration `yaml:"upgrade_timeout" doc:"How long requests under way may take when another process has taken over (SIGUSR2)."`
 }
 
 // Redis is about the session store.
@@ -202,7 +207,11 @@ const defaultProxyUID = 64998
 func Default() *Config {
 	return &Config{
 		Deployment: "carrel", StateDir: defaultStateDir(), PublicURL: "http://localhost:8000/", Listen: []string{"127.0.0.1:8000"},
-		Origins: string(hub.Subdomains), HSTS: HSTS{MaxAge: Duration(180 * 24 * time.Hour)}, Proxy: Proxy{UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute)},
+		Origins: string(hub.Subdomains), HSTS: HSTS{MaxAge: Duration(180 * 24 * time.Hour)},
+		Proxy: Proxy{
+			UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute),
+			DrainTimeout: Duration(8 * time.Second), DrainSpread: Duration(3 * time.Second), UpgradeTimeout: Duration(10 * time.Minute),
+		},
 		Demo:     Demo{People: []string{"admin", "alice", "bob"}},
 		Sessions: Sessions{Lifetime: Duration(14 * 24 * time.Hour), Idle: Duration(24 * time.Hour)},
 		Spawner: Spawner{

@@ -68,6 +68,25 @@ func (s *Server) url(user string, password hub.Secret) string {
 	return u.String()
 }
 
+// ErrLeft is the cause of the end of Run's context when another process goes on with the
+// redis-server: it is not ended.
+var ErrLeft = errors.New("redis-server is left to another process")
+
+// Succeed is Run for a process that succeeds another, which has a redis-server running and leaves it
+// with [ErrLeft] once this one is ready.
+func (s *Server) Succeed(ctx context.Context, ready func()) error {
+	for ctx.Err() == nil {
+		if s.answers(ctx) == nil {
+			ready()
+		}
+		if err := s.Run(ctx, ready); !errors.Is(err, errTaken) {
+			return err
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+	return ctx.Err()
+}
+
 // Run keeps a redis-server running until ctx ends, adopting one that an earlier hub left; then it
 // has it save and end. ready is called each time one begins to answer. Another hub on the same
 // directory is an error.
@@ -80,6 +99,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	for wait := firstWait; ; wait = min(2*wait, 5*time.Second) {
 		began := time.Now()
 		err := s.once(ctx, ready)
+		if errors.Is(context.Cause(ctx), ErrLeft) {
+			return ctx.Err()
+		}
 		if ctx.Err() != nil {
 			s.shutdown(context.WithoutCancel(ctx))
 			return ctx.Err()
