@@ -79,7 +79,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), seen: map[hub.SecretHash]time.Time{},
 	}
-	p.sessions = newCache(cfg.RedisGrace, cfg.Sessions.Session)
+	p.sessions = newCache(cfg.RedisGrace, p.askSession)
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
 	p.crowd.exempt = p.trusted
 	p.statics.dir = cfg.Statics
