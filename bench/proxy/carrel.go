@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"carrel/hub"
@@ -24,7 +25,7 @@ const crowdSize = 40
 func strangers() []person {
 	list := make([]person, crowdSize)
 	for i := range list {
-		name := fmt.Sprintf("person%02d", i)
+		name := nameOf(i)
 		list[i] = person{
 			Host: name + ".localhost:8000", Path: "/user/" + name + "/", Cookie: hub.CookieNotebook + "=" + hub.RandomSecret().Reveal(),
 		}
@@ -32,13 +33,18 @@ func strangers() []person {
 	return list
 }
 
+func nameOf(i int) string { return fmt.Sprintf("person%02d", i) }
+
 // carrel is `carrel proxy` as it is run beside a hub, with a Redis of its own that holds real
 // sessions and routes. It checks on every request who asks.
 type carrel struct {
 	binary string
 	dir    string
+	title  string // "carrel", where there is one only
+	size   int    // how many people there are
 
 	port    string
+	started time.Duration // from the launch until it served
 	crowd   []person
 	redisAt string
 	store   *redisstore.Store
@@ -46,7 +52,7 @@ type carrel struct {
 	proc    *program.Process
 }
 
-func (c *carrel) name() string     { return "carrel" }
+func (c *carrel) name() string     { return c.title }
 func (c *carrel) at() string       { return "127.0.0.1:" + c.port }
 func (c *carrel) pid() int         { return c.proc.PID() }
 func (c *carrel) people() []person { return c.crowd }
@@ -84,13 +90,10 @@ func (c *carrel) up(ctx context.Context, backend string) error {
 	if err != nil {
 		return err
 	}
-	for i := range crowdSize {
-		who, err := c.enrol(ctx, origins, fmt.Sprintf("person%02d", i), "http://127.0.0.1:"+backend)
-		if err != nil {
-			return err
-		}
-		c.crowd = append(c.crowd, who)
+	if err := c.enrolAll(ctx, origins, "http://127.0.0.1:"+backend); err != nil {
+		return err
 	}
+	began := time.Now()
 	c.proc, err = program.Launch(exec.Command(c.binary, "proxy", "--config", config), filepath.Join(c.dir, "log")) //nolint:noctx // ended by Stop
 	if err != nil {
 		return err
@@ -98,7 +101,31 @@ func (c *carrel) up(ctx context.Context, backend string) error {
 	if err := c.proc.Answers(ctx, time.Minute, func() bool { return c.healthy(ctx) }); err != nil {
 		return err
 	}
+	c.started = time.Since(began)
 	return c.guarded(ctx)
+}
+
+// enrolAll makes everybody's sessions and routes, several at a time.
+func (c *carrel) enrolAll(ctx context.Context, o hub.Origins, endpoint string) error {
+	const writers = 16
+	c.crowd = make([]person, c.size)
+	errs := make([]error, writers)
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			for i := w; i < c.size && errs[w] == nil; i += writers {
+				c.crowd[i], errs[w] = c.enrol(ctx, o, nameOf(i), endpoint)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// routeOf is the route to a person's default server.
+func routeOf(name string, at hub.Endpoint) (hub.Route, error) {
+	key, err := hub.ParseServerKey(name, "")
+	return hub.Route{Key: key, UserID: hub.UserID("bench-" + name), Generation: 1, Endpoint: at}, err
 }
 
 // upRedis starts a Redis that keeps nothing.
@@ -125,17 +152,17 @@ func (c *carrel) upRedis(ctx context.Context) error {
 // enrol makes a route, and the sessions of someone who is signed in: the hub's, and under it that of
 // their own host, whose cookie their browser has.
 func (c *carrel) enrol(ctx context.Context, o hub.Origins, name, endpoint string) (person, error) {
-	key, err := hub.ParseServerKey(name, "")
-	if err != nil {
-		return person{}, err
-	}
 	at, err := hub.ParseEndpoint(endpoint)
 	if err != nil {
 		return person{}, err
 	}
-	now, id := time.Now(), hub.UserID("bench-"+name)
+	route, err := routeOf(name, at)
+	if err != nil {
+		return person{}, err
+	}
+	key, now := route.Key, time.Now()
 	parent := hub.Session{
-		Hash: hub.RandomSecret().Hash(), User: key.User, UserID: id, Provider: "bench", Identity: hub.Identity{Issuer: "http://bench.invalid", Subject: name},
+		Hash: hub.RandomSecret().Hash(), User: key.User, UserID: route.UserID, Provider: "bench", Identity: hub.Identity{Issuer: "http://bench.invalid", Subject: name},
 		Groups: []string{"staff"}, Created: now, LastSeen: now, Expires: now.Add(24 * time.Hour), Idle: 12 * time.Hour,
 	}
 	if err := c.store.CreateSession(ctx, parent); err != nil {
@@ -146,7 +173,7 @@ func (c *carrel) enrol(ctx context.Context, o hub.Origins, name, endpoint string
 	if err := c.store.CreateSession(ctx, child); err != nil {
 		return person{}, err
 	}
-	if err := c.store.PutRoute(ctx, hub.Route{Key: key, UserID: id, Generation: 1, Endpoint: at}); err != nil {
+	if err := c.store.PutRoute(ctx, route); err != nil {
 		return person{}, err
 	}
 	return person{Host: child.Host, Path: o.ServerPath(key), Cookie: o.Cookie(hub.CookieNotebook) + "=" + secret.Reveal()}, nil

@@ -60,7 +60,7 @@ func machine() string {
 
 // chosen are the sides that this run compares; none of them is up.
 func (c *common) chosen() ([]side, error) {
-	all := append([]side{&carrel{binary: c.binary, dir: filepath.Join(c.dir, "carrel")}}, peers(c.dir, c.cache, c.self)...)
+	all := append([]side{&carrel{binary: c.binary, dir: filepath.Join(c.dir, "carrel"), title: self, size: crowdSize}}, peers(c.dir, c.cache, c.self)...)
 	if c.only == "" {
 		return all, nil
 	}

@@ -30,6 +30,11 @@ type job struct {
 	For    time.Duration `json:"for"`
 	Bodies int           `json:"bodies,omitempty"` // how many large ones each way
 	PerSec int           `json:"per_second,omitempty"`
+
+	// Of loadCrowd. Settle is how long a proxy is left alone before the window, to tell its store who was
+	// there, which it does once a minute for each: a cost per person, however much they ask for.
+	Everyone bool          `json:"everyone,omitempty"`
+	Settle   time.Duration `json:"settle,omitempty"`
 }
 
 // result is what it found out.
@@ -44,7 +49,7 @@ type result struct {
 
 // shapes are what a load can be.
 var shapes = map[string]func(context.Context, job) (result, error){
-	"http": loadHTTP, "echo": loadEcho, "download": loadBodies, "upload": loadBodies, "rate": loadRate,
+	"http": loadHTTP, "echo": loadEcho, "download": loadBodies, "upload": loadBodies, "rate": loadRate, "crowd": loadCrowd,
 }
 
 // load does one job and writes its result.

@@ -42,5 +42,8 @@ func command(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == "idle" {
 		return runIdle(ctx, args[1:], os.Stdout)
 	}
+	if len(args) > 0 && args[0] == "routes" {
+		return runScale(ctx, args[1:], os.Stdout)
+	}
 	return run(ctx, args, os.Stdout)
 }

@@ -147,7 +147,7 @@ func (o options) turn(ctx context.Context, s side, m measure, round, turn int, r
 		j.Bodies = max(1, j.Bodies)
 	}
 	if round == 0 {
-		j.For, j.Bodies = j.For/3, (j.Bodies+2)/3
+		j.For, j.Bodies, j.Everyone = j.For/3, (j.Bodies+2)/3, true
 	}
 	x := sample{Side: s.name(), Measure: m.name, Round: round, Turn: turn, At: time.Now()}
 	var err error

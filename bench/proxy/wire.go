@@ -88,6 +88,11 @@ func (h *head) field(name, value []byte) (err error) {
 	return err
 }
 
+// has tells whether an answer's head has this status, written with a blank on either side.
+func (h *head) has(status string) bool {
+	return bytes.Contains(h.first[:min(16, len(h.first))], []byte(status))
+}
+
 // readLine reads a line without its end; it is good until the next read.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
@@ -281,7 +286,7 @@ func (c *conn) status(want string) error {
 	if err := readHead(c.r, &c.head); err != nil {
 		return noEOF(err)
 	}
-	if !bytes.Contains(c.head.first[:min(16, len(c.head.first))], []byte(want)) {
+	if !c.head.has(want) {
 		rest, _ := c.r.Peek(min(300, c.r.Buffered()))
 		return fmt.Errorf("%s: %.60q: %.300q", c.who.Path, c.head.first, rest)
 	}
