@@ -151,10 +151,20 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who c
 	}, func(res *http.Response) { p.receive(res, rt) })
 }
 
+// serverToken is the token of a route's server, which is derived once.
+func (p *Proxy) serverToken(rt *route) string {
+	if token := rt.token.Load(); token != nil {
+		return *token
+	}
+	token := p.cfg.Keyring.ServerToken(rt.Key, rt.Generation).Reveal()
+	rt.token.Store(&token)
+	return token
+}
+
 // introduce replaces the caller's credentials by the server's token and their name.
 func (p *Proxy) introduce(h http.Header, rt *route, who caller) {
 	dropOurCookies(h)
-	h.Set("Authorization", "token "+p.cfg.Keyring.ServerToken(rt.Key, rt.Generation).Reveal())
+	h.Set("Authorization", "token "+p.serverToken(rt))
 	h.Set("X-Carrel-User", who.User.String())
 }
 
@@ -162,5 +172,5 @@ func (p *Proxy) introduce(h http.Header, rt *route, who caller) {
 func (p *Proxy) receive(res *http.Response, rt *route) {
 	rt.hear(res.Header)
 	cleanResponse(res.Header, p.cfg.Origins.ServerPath(rt.Key))
-	scrub(res, p.cfg.Keyring.ServerToken(rt.Key, rt.Generation).Reveal())
+	scrub(res, p.serverToken(rt))
 }

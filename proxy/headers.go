@@ -32,6 +32,9 @@ func isOurs(cookie string) bool {
 
 // spoofable are headers by which a client could tell a server who or where it is.
 func spoofable(name string) bool {
+	if name == "" || !strings.ContainsRune("xXfFtTrR", rune(name[0])) {
+		return false // most are told by this
+	}
 	n := strings.ReplaceAll(strings.ToLower(name), "_", "-")
 	switch n {
 	case "forwarded", "x-real-ip", "x-scheme", "x-client-ip", "true-client-ip", "x-cluster-client-ip", "x-original-url", "x-rewrite-url", "x-remote-user", "remote-user":

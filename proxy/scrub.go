@@ -70,6 +70,9 @@ func scrub(res *http.Response, token string) {
 }
 
 func isPage(h http.Header) bool {
+	if v := h["Content-Type"]; len(v) == 1 && strings.HasPrefix(v[0], "application/json") {
+		return false // what is asked for most
+	}
 	kind, _, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err != nil {
 		kind, _, _ = strings.Cut(h.Get("Content-Type"), ";")

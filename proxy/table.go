@@ -31,6 +31,7 @@ type route struct {
 	files atomic.Int32 // whose its static files are; see serveStatic
 	told  int64        // what the store knows; the activity loop's own
 	stats *routeStats
+	token atomic.Pointer[string] // see serverToken
 }
 
 // routeStats counts what went by a server's routes, one after another, since this proxy knows of it.

@@ -109,9 +109,12 @@ const (
 	quick     = time.Second
 )
 
-// Kernel tells whether the kernel can move the rest of the body to another socket.
+// spliceFrom is how many bytes must be left for the kernel to be asked: it costs several system calls.
+const spliceFrom = 64 << 10
+
+// Kernel tells whether the kernel can move the rest of the body to another socket, and it is worth it.
 func (b *Body) Kernel() bool {
-	if b.std != nil || b.done {
+	if b.std != nil || b.done || b.left-int64(b.x.k.br.Buffered()) < spliceFrom {
 		return false
 	}
 	switch b.x.k.Conn.(type) {
