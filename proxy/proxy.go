@@ -42,10 +42,12 @@ type Config struct {
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
 	Version         string         // shown in the metrics
-	Drain           Drain
-	Statics         string // directory of images' static files (see package statics); "": servers give them
-	Ready           func() // called once requests are served; nil: nobody waits
-	Logger          *slog.Logger
+	// Challenge is what an ACME server wants to read at a host for a token (HTTP-01); nil: nothing.
+	Challenge func(ctx context.Context, host, token string) (string, bool)
+	Drain     Drain
+	Statics   string // directory of images' static files (see package statics); "": servers give them
+	Ready     func() // called once requests are served; nil: nobody waits
+	Logger    *slog.Logger
 }
 
 // Proxy serves. Run must be running for its routes and sessions to be true.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -27,6 +28,13 @@ func (p *Proxy) toHTTPS(w http.ResponseWriter, r *http.Request) error {
 	if origin == "" {
 		return errMisdirected
 	}
+	if token, ok := strings.CutPrefix(r.URL.Path, "/.well-known/acme-challenge/"); ok && p.cfg.Challenge != nil {
+		if text, ok := p.cfg.Challenge(r.Context(), hostOf(origin), token); ok {
+			w.Header().Set("Content-Type", "application/octet-stream")
+			_, err := io.WriteString(w, text)
+			return err
+		}
+	}
 	status := http.StatusMovedPermanently
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		status = http.StatusPermanentRedirect // which keeps the method
@@ -35,6 +43,15 @@ func (p *Proxy) toHTTPS(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Cache-Control", "max-age=3600")
 	w.WriteHeader(status)
 	return nil
+}
+
+// hostOf is an origin's host without its port.
+func hostOf(origin string) string {
+	u, err := url.Parse(origin)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }
 
 // secureOrigin finds the origin of ours that a host is the name of, whatever its port, or "".

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/acme"
 	"carrel/internal/front"
 )
 
@@ -91,8 +92,14 @@ func (d *deployment) watchCertificate(ctx context.Context, renew func(renewal)) 
 	}
 }
 
-// tls shows the handed certificate, and each that comes after it; nil without one.
-func (h handover) tls(renewals <-chan renewal) (*tls.Config, error) {
+// tls shows the handed certificate, and each that comes after it, or what the keeper of the keys has;
+// nil without any.
+func (h handover) tls(renewals <-chan renewal, keys *acme.Client) (*tls.Config, error) {
+	if keys != nil {
+		config := front.TLS(keys.GetCertificate)
+		config.NextProtos = append(config.NextProtos, acme.Protocols()...)
+		return config, nil
+	}
 	if len(h.Certificate.Cert) == 0 {
 		return nil, nil //nolint:nilnil // plain HTTP
 	}

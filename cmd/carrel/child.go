@@ -42,6 +42,7 @@ type handover struct {
 	Certificate     renewal       `json:"certificate"` // empty: plain HTTP
 	Listeners       int           `json:"listeners"`   // how many, from descriptor 4 on
 	Doors           []config.Door `json:"doors"`       // what each of them is
+	Keys            string        `json:"keys"`        // socket of whoever keeps the certificates' keys; empty: none does
 	StrictTransport string        `json:"strict_transport"`
 	Metrics         string        `json:"metrics"` // where to serve them; empty: nowhere
 }

@@ -55,6 +55,9 @@ func runProxyAlone(ctx context.Context, f *flags) (err error) {
 	failed := make(chan error, 4)
 	stage := newStage(ctx, failed)
 	defer stage.stop()
+	if err := d.runACME(ctx, stage, address); err != nil {
+		return err
+	}
 	stage.run(child.Run)
 	stage.run(func(ctx context.Context) error { return d.watchCertificate(ctx, child.renew) })
 	err = d.untilTheEnd(ctx, in, again, sockets, failed, child.ready)
@@ -85,12 +88,16 @@ func childCommandOf() *cobra.Command {
 
 func runProxy(ctx context.Context, h heir) error {
 	logger := newLogger(h.LogLevel, h.LogFormat).With("process", "proxy")
-	p, store, err := newProxy(h, logger)
+	keys, err := h.keys()
+	if err != nil {
+		return err
+	}
+	p, store, err := newProxy(h, keys, logger)
 	if err != nil {
 		return err
 	}
 	defer store.Close() //nolint:errcheck // the process ends with it
-	secure, err := h.tls(h.renewals)
+	secure, err := h.tls(h.renewals, keys)
 	if err != nil {
 		return err
 	}

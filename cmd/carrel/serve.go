@@ -97,6 +97,9 @@ func serve(ctx context.Context, f *flags, withProxy bool) (err error) {
 		if err != nil {
 			return err
 		}
+		if err := d.runACME(ctx, proxyStage, proxyURL); err != nil {
+			return err
+		}
 		ready = child.ready
 		proxyStage.run(child.Run)
 		proxyStage.run(func(ctx context.Context) error { return d.watchCertificate(ctx, child.renew) })
@@ -316,4 +319,19 @@ func (d *deployment) greet(ctx context.Context, ready <-chan struct{}, people []
 	}
 	fmt.Println("\nCtrl-C stops Carrel and leaves notebooks running; carrel down removes them.")
 	return nil
+}
+
+// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, or the
+// PROXY protocol, it is asked for a connection only.
+func (d *deployment) proxyAnswers(ctx context.Context) bool {
+	ctx, done := context.WithTimeout(ctx, time.Second)
+	defer done()
+	if d.cfg.TLS.On() || d.cfg.Doors()[0].ProxyProtocol {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}
+	return d.answersAt(ctx, d.cfg.Listen[0])
 }

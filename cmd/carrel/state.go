@@ -90,13 +90,31 @@ func (s state) hold(how int) (release func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-func (s state) secrets() string     { return filepath.Join(s.dir, "secrets") }
-func (s state) docker() string      { return filepath.Join(s.dir, "docker") }
-func (s state) redis() string       { return filepath.Join(s.dir, "redis") }
-func (s state) demoUsers() string   { return filepath.Join(s.dir, "demo-users.json") }
-func (s state) hubSocket() string   { return filepath.Join(s.run, "hub.sock") }
-func (s state) edgeSocket() string  { return filepath.Join(s.run, "edge.sock") }
+func (s state) secrets() string    { return filepath.Join(s.dir, "secrets") }
+func (s state) docker() string     { return filepath.Join(s.dir, "docker") }
+func (s state) redis() string      { return filepath.Join(s.dir, "redis") }
+func (s state) demoUsers() string  { return filepath.Join(s.dir, "demo-users.json") }
+func (s state) hubSocket() string  { return filepath.Join(s.run, "hub.sock") }
+func (s state) edgeSocket() string { return filepath.Join(s.run, "edge.sock") }
+func (s state) acme() string       { return filepath.Join(s.secrets(), "acme") }
+func (s state) keysSocket() string {
+	return filepath.Join(s.run, fmt.Sprintf("keys-%d.sock", os.Getpid()))
+}
 func (s state) redisSocket() string { return filepath.Join(s.run, "redis") }
+
+// dropDeadSockets removes the sockets of processes that were killed.
+func (s state) dropDeadSockets() {
+	left, err := filepath.Glob(filepath.Join(s.run, "keys-*.sock"))
+	if err != nil {
+		return
+	}
+	for _, path := range left {
+		pid := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "keys-"), ".sock")
+		if _, err := os.Stat("/proc/" + pid); errors.Is(err, fs.ErrNotExist) {
+			_ = os.Remove(path) // another one may have been quicker
+		}
+	}
+}
 
 // keyring reads the deployment's key, making one at the first start. The key is everything: whoever
 // has it can forge sessions' cookies and servers' tokens, and without it running notebooks are lost.

@@ -18,6 +18,7 @@ import (
 	"carrel/hub/oidc"
 	"carrel/hub/redisstore"
 	"carrel/hub/web"
+	"carrel/internal/acme"
 	"carrel/internal/config"
 	"carrel/internal/httpx"
 	"carrel/proxy"
@@ -238,7 +239,7 @@ func formAction(o hub.Origins, providers []oidc.ProviderConfig) string {
 }
 
 // newProxy assembles a proxy from what it was handed.
-func newProxy(h heir, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, error) {
+func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, error) {
 	origins, err := h.Origins.origins()
 	if err != nil {
 		return nil, nil, err
@@ -263,9 +264,13 @@ func newProxy(h heir, logger *slog.Logger) (*proxy.Proxy, *redisstore.Store, err
 	if err != nil {
 		return nil, nil, err
 	}
+	var challenge func(ctx context.Context, host, token string) (string, bool)
+	if certificates != nil {
+		challenge = certificates.HTTPChallenge
+	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 	})
 	return p, store, err
 }
@@ -278,7 +283,7 @@ func (d *deployment) handover(address string) handover {
 		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
 		Drain: d.drain(),
 		Hub:   "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
-		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Metrics: d.cfg.Metrics.ProxyListen,
+		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Keys: d.keysSocket(), Metrics: d.cfg.Metrics.ProxyListen,
 	}
 }
 

@@ -102,6 +102,8 @@ var fences = []fence{
 	{"github.com/redis/go-redis/v9", []string{"hub/redisstore", "internal/redisserver"}, "the store's contract, not Redis, is what the rest knows"},
 	{"github.com/coreos/go-oidc/v3", []string{"hub/oidc"}, "tokens are verified in one place"},
 	{"github.com/zitadel/oidc/v3", []string{"hub/devidp"}, "only the demo provider issues tokens"},
+	{"github.com/caddyserver/certmagic", []string{"internal/acme"}, "the account and the keys are in one place"},
+	{"github.com/mholt/acmez/v3", []string{"internal/acme"}, "the account and the keys are in one place"},
 	{"github.com/pires/go-proxyproto", []string{"internal/front"}, "clients' addresses come from one place"},
 	{"github.com/google/nftables", []string{"spawner/docker"}, "the walls are the driver's"},
 	{"github.com/spf13/cobra", []string{"cmd/carrel"}, "packages know no command line"},

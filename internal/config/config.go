@@ -49,7 +49,19 @@ type Config struct {
 type TLS struct {
 	CertFile string `yaml:"cert_file" doc:"PEM file with the certificate and its chain."`
 	KeyFile  string `yaml:"key_file" doc:"PEM file with its key."`
+	ACME     ACME   `yaml:"acme" doc:"Certificates from an ACME server such as Let's Encrypt, in place of files: of the hub's name, and with subdomains of each person's at its first use. Port 443 of every name must lead here, or port 80 to listen_redirect."`
 }
+
+// ACME is about the server that gives certificates.
+type ACME struct {
+	Directory string `yaml:"directory" doc:"The server's directory, such as https://acme-v02.api.letsencrypt.org/directory; empty: none is asked."`
+	Agree     bool   `yaml:"agree_to_terms" doc:"Whether you agree to that server's terms of service."`
+	Email     string `yaml:"email" doc:"Where that server's operator can reach you."`
+	CAFile    string `yaml:"ca_file" doc:"PEM file of the CA that signed the server's own certificate; empty: the system's CAs."`
+}
+
+// On tells whether the proxy speaks TLS itself.
+func (t TLS) On() bool { return t.CertFile != "" || t.ACME.Directory != "" }
 
 // HSTS is about Strict-Transport-Security.
 type HSTS struct {

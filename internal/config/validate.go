@@ -94,7 +94,24 @@ func (c *Config) validateOrigins(k *checks) {
 	k.that(c.NotebookHost == "" || mode != hub.OneOrigin, "notebook_host", "with origins: one-origin the notebooks are on the hub's host", "leave it out, or use origins: paths")
 	k.that(!c.AdminAccess || mode == hub.Subdomains, "admin_access", "on an origin that notebooks share, a notebook would act as the administrator who opens it", "leave it out, or use origins: subdomains")
 	k.that((c.TLS.CertFile == "") == (c.TLS.KeyFile == ""), "tls", "a certificate needs its key, and the other way round", "set both cert_file and key_file")
-	k.that(c.TLS.CertFile == "" || !strings.HasPrefix(c.PublicURL, "http://"), "public_url", "with tls set, browsers come by HTTPS", "begin it with https://")
+	c.validateACME(k)
+	k.that(!c.TLS.On() || !strings.HasPrefix(c.PublicURL, "http://"), "public_url", "with tls set, browsers come by HTTPS", "begin it with https://")
+}
+
+func (c *Config) validateACME(k *checks) {
+	a := c.TLS.ACME
+	if a.Directory == "" {
+		return
+	}
+	u, err := url.Parse(a.Directory)
+	k.that(err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil, "tls.acme.directory", "this is no address of an ACME server", "give its directory, such as https://acme-v02.api.letsencrypt.org/directory")
+	k.that(a.Agree, "tls.acme.agree_to_terms", "the server gives nothing to whoever did not agree to its terms", "read them, and set this to true")
+	k.that(c.TLS.CertFile == "", "tls.acme", "the certificate is in cert_file already", "keep one of both")
+	k.that(a.Email == "" || strings.Contains(a.Email, "@") && !strings.ContainsAny(a.Email, " ,:<>"), "tls.acme.email", "this is no address of mail", "write admin@example.org")
+	if u, err := url.Parse(c.PublicURL); err == nil {
+		_, err := netip.ParseAddr(u.Hostname())
+		k.that(err != nil, "tls.acme", "the hub has an IP address in place of a name", "give it a name in public_url")
+	}
 }
 
 func (c *Config) validateListeners(k *checks) {

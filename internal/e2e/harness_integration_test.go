@@ -67,6 +67,7 @@ type options struct {
 	publicURL string // default http://localhost:PORT/
 	notReady  bool   // do not wait until it serves
 	command   string // default serve
+	port      int    // listen here; 0: on a free one
 	second    bool   // listen on a second port, PORT2 in extra
 }
 
@@ -78,7 +79,7 @@ func deploy(t *testing.T, opt options) *deployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: freePort(t), command: cmp.Or(opt.command, "serve")}
+	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: cmp.Or(opt.port, freePort(t)), command: cmp.Or(opt.command, "serve")}
 	d.config = filepath.Join(dir, "carrel.yaml")
 	public := strings.ReplaceAll(cmp.Or(opt.publicURL, "http://localhost:PORT/"), "PORT", strconv.Itoa(d.port))
 	d.url = strings.TrimSuffix(public, "/")

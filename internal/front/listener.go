@@ -134,6 +134,8 @@ func (l *Listener) prepare(c net.Conn) {
 	}
 }
 
+var errOtherProtocol = errors.New("it does not speak HTTP")
+
 var errCrowd = errors.New("one connection too many")
 
 // open does what comes before HTTP.
@@ -192,8 +194,12 @@ func (l *Listener) handshake(b *base) (net.Conn, error) {
 	if err := t.Handshake(); err != nil { //nolint:noctx // it has a deadline, and ends with the listener
 		return nil, err
 	}
-	if t.ConnectionState().NegotiatedProtocol == "h2" {
+	switch t.ConnectionState().NegotiatedProtocol {
+	case "h2":
 		return t, nil
+	case "", "http/1.1":
+	default:
+		return nil, errOtherProtocol // an ACME server has seen what it wanted (RFC 8737, section 3)
 	}
 	return tlsConn{&conn{Conn: t, owner: l}, t}, nil
 }
