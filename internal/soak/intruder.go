@@ -22,6 +22,7 @@ type trick struct {
 	page   string // raw path below the host
 	cookie string
 	origin string // of a websocket; empty: it is no websocket
+	right  bool   // one's own page by the same way: proves that the others are refused for what they try
 }
 
 // intrude tries to get at what is not the client's. Only a refusal is right.
@@ -42,7 +43,8 @@ func (c *client) intrude(ctx context.Context) error {
 		{name: "dots", page: mine + "../" + victim.name.String() + "/lab", cookie: own},
 		{name: "encoded dots", page: mine + "%2e%2e/" + victim.name.String() + "/lab", cookie: own},
 		{name: "encoded slash", page: "/user/" + c.who.name.String() + "%2f..%2f" + victim.name.String() + "/lab", cookie: own},
-		{name: "two slashes", page: "/" + theirs + "lab", cookie: own},
+		{name: "two slashes", page: "/user//" + victim.name.String() + "/lab", cookie: own},
+		{name: "nothing", page: mine + "lab", cookie: own, right: true},
 		{name: "websocket, own cookie", victim: true, page: theirs + "talk", cookie: own, origin: victim.origin(c.run.site)},
 		{name: "websocket, foreign page", page: mine + "talk", cookie: own, origin: victim.origin(c.run.site)},
 	}
@@ -56,7 +58,7 @@ func (c *client) intrude(ctx context.Context) error {
 		return err
 	}
 	c.dress(req, t.cookie)
-	req.URL.Opaque = "//" + req.URL.Host + t.page // as it is, byte for byte
+	req.URL.Opaque = t.page // as it is, byte for byte
 	if t.origin != "" {
 		req.Header.Set("Origin", t.origin)
 		for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": "c29ha3NvYWtzb2Frc29haw=="} {
@@ -68,6 +70,9 @@ func (c *client) intrude(ctx context.Context) error {
 		return err
 	}
 	defer res.Body.Close()
+	if t.right {
+		return expect(res, http.StatusOK)
+	}
 	return c.refusal(res, t, victim)
 }
 

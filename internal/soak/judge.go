@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -112,7 +113,8 @@ func (j *judge) record(action string, began time.Time, err error, scopes ...stri
 		return true
 	}
 	t.Wrong++
-	j.keep(fmt.Sprintf("%s %s: %v (took %v; needed %v)", time.Now().Format("15:04:05.000"), action, err, time.Since(began).Round(time.Millisecond), scopes))
+	what := strings.ReplaceAll(err.Error(), "\n", "; ")
+	j.keep(fmt.Sprintf("%s %s: %s (took %v; needed %v)", time.Now().Format("15:04:05.000"), action, what, time.Since(began).Round(time.Millisecond), scopes))
 	if is && f.breach {
 		j.stop()
 	}

@@ -80,8 +80,9 @@ func (r *run) day(ctx context.Context, rep *report) error {
 	before := r.descriptors()
 	begun := time.Now()
 	r.say("everything is up; %v", rep.Made)
-	day, evening := context.WithTimeout(ctx, r.o.length)
+	day, evening := context.WithCancel(ctx) // no deadline: what runs into one fails a moment before it is over
 	defer evening()
+	defer time.AfterFunc(r.o.length, evening).Stop()
 	var helpers sync.WaitGroup
 	helpers.Go(func() { r.measure(day, begun) })
 	chance := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(r.o.seed, n<<32)) }
