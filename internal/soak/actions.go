@@ -22,7 +22,7 @@ var madeUpActions = []weighted[action]{
 	{action{name: "websocket", do: (*client).talk}, 30},
 	{action{name: "slow reader", do: (*client).readSlowly}, 3},
 	{action{name: "gone midway", do: (*client).vanish}, 4},
-	{action{name: "intruder", do: (*client).intrude}, 7},
+	{action{name: "intruder", do: (*client).intrude, asks: true}, 7},
 	{action{name: "hub's word", do: (*client).askHub, hub: true}, 3},
 	{action{name: "sign-out", do: (*client).signOut, hub: true}, 1},
 }

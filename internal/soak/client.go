@@ -188,6 +188,7 @@ type action struct {
 	name string
 	do   func(*client, context.Context) error
 	hub  bool // needs the hub, and Redis with it
+	asks bool // shows cookies that the proxy has to ask Redis for
 	in   bool // succeeds only when the proxy has let the cookie through
 }
 
@@ -222,6 +223,9 @@ func (c *client) needs(a action) []string {
 	needs := []string{c.who.scope()}
 	if a.hub {
 		needs = append(needs, "hub", "redis")
+	}
+	if a.asks {
+		needs = append(needs, "redis")
 	}
 	for i := range c.proven {
 		if c.used.Load()&(1<<i) == 0 {

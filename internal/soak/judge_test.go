@@ -90,27 +90,28 @@ func TestExpect(t *testing.T) {
 
 func TestFlat(t *testing.T) {
 	const length = 300 * time.Second
-	grow := func(rss, fds func(at float64) float64) []sample {
+	grow := func(rss, fds, routines func(at float64) float64) []sample {
 		var all []sample
 		for at := 0.0; at < length.Seconds(); at += 5 {
-			all = append(all, sample{At: at, Process: "hub", RSS: int(rss(at)), FDs: int(fds(at))})
+			all = append(all, sample{At: at, Process: "hub", RSS: int(rss(at)), FDs: int(fds(at)), Routines: int(routines(at))})
 		}
 		return all
 	}
 	same := func(v float64) func(float64) float64 { return func(float64) float64 { return v } }
 	for _, c := range []struct {
-		name     string
-		rss, fds func(float64) float64
-		flat     bool
+		name               string
+		rss, fds, routines func(float64) float64
+		flat               bool
 	}{
-		{"the same all along", same(50_000), same(500), true},
-		{"only at the beginning", func(at float64) float64 { return 20_000 + min(at, 120)*500 }, same(500), true},
-		{"noise", func(at float64) float64 { return 50_000 + float64(int(at)%20)*200 }, same(500), true},
-		{"2 KiB with each of 160 actions a second", func(at float64) float64 { return 50_000 + at*320 }, same(500), false},
-		{"one descriptor in a hundred actions", same(50_000), func(at float64) float64 { return 500 + at*1.6 }, false},
+		{"the same all along", same(50_000), same(500), same(900), true},
+		{"only at the beginning", func(at float64) float64 { return 20_000 + min(at, 120)*500 }, same(500), same(900), true},
+		{"noise", func(at float64) float64 { return 50_000 + float64(int(at)%20)*200 }, same(500), same(0), true},
+		{"2 KiB with each of 160 actions a second", func(at float64) float64 { return 50_000 + at*320 }, same(500), same(900), false},
+		{"one descriptor in a hundred actions", same(50_000), func(at float64) float64 { return 500 + at*1.6 }, same(900), false},
+		{"one goroutine in fifty actions", same(50_000), same(500), func(at float64) float64 { return 900 + at*3.2 }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := flat(grow(c.rss, c.fds), length)
+			got := flat(grow(c.rss, c.fds, c.routines), length)
 			if len(got) != 1 || !got[0].Judged || got[0].Flat != c.flat {
 				t.Errorf("%+v", got)
 			}

@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -15,13 +17,14 @@ import (
 
 // A sample is what a process held at one time.
 type sample struct {
-	At      float64 `json:"at"` // seconds from the begin
-	Process string  `json:"process"`
-	PID     int     `json:"pid"`
-	RSS     int     `json:"rss_kib"`
-	FDs     int     `json:"fds"`
-	Threads int     `json:"threads"`
-	CPU     float64 `json:"cpu_seconds"` // since its start
+	At       float64 `json:"at"` // seconds from the begin
+	Process  string  `json:"process"`
+	PID      int     `json:"pid"`
+	RSS      int     `json:"rss_kib"`
+	FDs      int     `json:"fds"`
+	Threads  int     `json:"threads"`
+	Routines int     `json:"goroutines"`  // as its metrics tell; 0: they did not answer, or there are none
+	CPU      float64 `json:"cpu_seconds"` // since its start
 }
 
 // take measures a process by /proc; false for one that ended meanwhile.
@@ -50,6 +53,33 @@ func take(name string, pid int) (sample, bool) {
 	return s, true
 }
 
+// goroutines asks a process's metrics; 0 for one that has none, or does not answer now.
+func (s *site) goroutines(ctx context.Context, name string) int {
+	ctx, done := context.WithTimeout(ctx, 2*time.Second)
+	defer done()
+	port, has := s.metrics[name]
+	if !has {
+		return 0
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+port+"/metrics", nil)
+	if err != nil {
+		return 0
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 8<<20))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(b), "\ngo_goroutines ")
+	line, _, _ := strings.Cut(after, "\n")
+	n, _ := strconv.Atoi(line) // none is 0
+	return n
+}
+
 // cpuOf is user and system time, in seconds (proc(5), stat, fields 14 and 15, in hundredths).
 func cpuOf(pid int) float64 {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -74,6 +104,7 @@ func (r *run) measure(ctx context.Context, begun time.Time) {
 		for name, pid := range r.processes() {
 			if s, ok := take(name, pid); ok {
 				s.At = time.Since(begun).Seconds()
+				s.Routines = r.site.goroutines(ctx, name)
 				r.samples = append(r.samples, s)
 			}
 		}
@@ -95,7 +126,7 @@ func (r *run) processes() map[string]int {
 const (
 	warmUp    = 0.4 // of the run
 	growthRSS = 1.15
-	growthFDs = 1.10
+	growthFDs = 1.10    // and goroutines
 	floorRSS  = 4 << 10 // KiB: the step in which Go takes memory from the system
 	floorFDs  = 32
 )
@@ -110,6 +141,8 @@ type flatness struct {
 	RSSAfter  float64 `json:"rss_kib_second_half"`
 	FDsBefore float64 `json:"fds_first_half"`
 	FDsAfter  float64 `json:"fds_second_half"`
+	GosBefore float64 `json:"goroutines_first_half"`
+	GosAfter  float64 `json:"goroutines_second_half"`
 	Max       sample  `json:"largest"`
 	Judged    bool    `json:"judged"`
 	Flat      bool    `json:"flat"`
@@ -126,22 +159,25 @@ func flat(samples []sample, length time.Duration) []flatness {
 	for _, name := range slices.Sorted(maps.Keys(by)) {
 		f := flatness{Process: name, Judged: slices.Contains(steady, name)}
 		f.Max = slices.MaxFunc(by[name], func(a, b sample) int { return cmp.Compare(a.RSS, b.RSS) })
-		f.RSSBefore, f.FDsBefore = medians(by[name], begin, middle)
-		f.RSSAfter, f.FDsAfter = medians(by[name], middle, end)
-		f.Flat = f.RSSAfter <= f.RSSBefore*growthRSS+floorRSS && f.FDsAfter <= f.FDsBefore*growthFDs+floorFDs
+		f.RSSBefore, f.FDsBefore, f.GosBefore = medians(by[name], begin, middle)
+		f.RSSAfter, f.FDsAfter, f.GosAfter = medians(by[name], middle, end)
+		f.Flat = f.RSSAfter <= f.RSSBefore*growthRSS+floorRSS && f.FDsAfter <= f.FDsBefore*growthFDs+floorFDs && f.GosAfter <= f.GosBefore*growthFDs+2*floorFDs
 		out = append(out, f)
 	}
 	return out
 }
 
-func medians(samples []sample, from, to float64) (rss, fds float64) {
-	var a, b []float64
+func medians(samples []sample, from, to float64) (rss, fds, routines float64) {
+	var a, b, c []float64
 	for _, s := range samples {
 		if s.At >= from && s.At < to {
 			a, b = append(a, float64(s.RSS)), append(b, float64(s.FDs))
+			if s.Routines > 0 {
+				c = append(c, float64(s.Routines))
+			}
 		}
 	}
-	return median(a), median(b)
+	return median(a), median(b), median(c)
 }
 
 func median(v []float64) float64 {

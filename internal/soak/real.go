@@ -25,7 +25,7 @@ var realActions = []weighted[action]{
 	{action{name: "JupyterLab page", do: (*client).loadLab, in: true}, 20},
 	{action{name: "kernel", do: (*client).compute}, 35},
 	{action{name: "file to and fro", do: (*client).keepFile, in: true}, 20},
-	{action{name: "intruder", do: (*client).intrude}, 10},
+	{action{name: "intruder", do: (*client).intrude, asks: true}, 10},
 	{action{name: "hub's word", do: (*client).askHub, hub: true}, 10},
 	{action{name: "hub's pages", do: (*client).visitHub, hub: true}, 5},
 }

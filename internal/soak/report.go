@@ -44,7 +44,7 @@ func (r *run) fill(rep *report) {
 	rep.Flatness = flat(r.samples, r.o.length)
 	for _, f := range rep.Flatness {
 		if f.Judged && !f.Flat && rep.Lasted >= rep.Length {
-			r.judge.find("%s is not flat: %.0f to %.0f KiB, %.0f to %.0f descriptors", f.Process, f.RSSBefore, f.RSSAfter, f.FDsBefore, f.FDsAfter)
+			r.judge.find("%s is not flat: %.0f to %.0f KiB, %.0f to %.0f descriptors, %.0f to %.0f goroutines", f.Process, f.RSSBefore, f.RSSAfter, f.FDsBefore, f.FDsAfter, f.GosBefore, f.GosAfter)
 		}
 	}
 	rep.Actions, rep.Rows, rep.Samples = r.actions.Load(), r.judge.rows(), r.samples
@@ -79,7 +79,7 @@ func (rep *report) print(out io.Writer) error {
 	for _, r := range rep.Rows {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t\n", r.Action, r.OK, r.Excused, r.Wrong)
 	}
-	fmt.Fprintf(w, "\nprocess\tMiB, 1st half\t2nd half\tfds, 1st half\t2nd half\tmost MiB\tCPU s\t\n")
+	fmt.Fprintf(w, "\nprocess\tMiB, 1st half\t2nd half\tfds, 1st half\t2nd half\tgoroutines, 1st half\t2nd half\tmost MiB\tCPU s\t\n")
 	for _, f := range rep.Flatness {
 		verdict := ""
 		switch {
@@ -88,7 +88,7 @@ func (rep *report) print(out io.Writer) error {
 		case f.Judged:
 			verdict = "NOT FLAT"
 		}
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.1f\t%.1f\t%s\t\n", f.Process, f.RSSBefore/1024, f.RSSAfter/1024, f.FDsBefore, f.FDsAfter, float64(f.Max.RSS)/1024, rep.cpu(f.Process), verdict)
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%.0f\t%.1f\t%.1f\t%s\t\n", f.Process, f.RSSBefore/1024, f.RSSAfter/1024, f.FDsBefore, f.FDsAfter, f.GosBefore, f.GosAfter, float64(f.Max.RSS)/1024, rep.cpu(f.Process), verdict)
 	}
 	if err := w.Flush(); err != nil {
 		return err

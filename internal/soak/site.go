@@ -30,6 +30,7 @@ type site struct {
 	name    string
 	url     string // the hub's public address
 	ports   [2]string
+	metrics map[string]string // ports, by process
 	origins hub.Origins
 
 	mu      sync.Mutex
@@ -39,13 +40,14 @@ type site struct {
 }
 
 func newSite(ctx context.Context, o options, dir string) (*site, error) {
-	ports, err := program.FreePorts(ctx, 2)
+	ports, err := program.FreePorts(ctx, 5)
 	if err != nil {
 		return nil, err
 	}
 	s := &site{
 		o: o, dir: dir, name: "soak" + strings.ToLower(filepath.Base(dir)[len(dirPrefix):]),
-		url: "http://localhost:" + ports[0] + "/", ports: [2]string(ports),
+		url: "http://localhost:" + ports[0] + "/", ports: [2]string(ports[:2]),
+		metrics: map[string]string{"hub": ports[2], proxyScope(0): ports[3], proxyScope(1): ports[4]},
 	}
 	if s.origins, err = hub.NewOrigins(hub.Subdomains, s.url, ""); err != nil {
 		return nil, err
@@ -63,6 +65,7 @@ func (s *site) yaml() []byte {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "deployment: %s\nstate_dir: %s\npublic_url: %s\nlisten: [\"127.0.0.1:%s\"]\n", s.name, filepath.Join(s.dir, "state"), s.url, s.ports[0])
+	fmt.Fprintf(&b, "metrics: {listen: \"127.0.0.1:%s\"}\n", s.metrics["hub"])
 	fmt.Fprintf(&b, "demo: {people: [%s]}\n", strings.Join(people, ", "))
 	fmt.Fprint(&b, "spawner: {kernel_check: false, reconcile_every: 10s}\nprofiles:\n")
 	fmt.Fprint(&b, "  - {name: desk, title: Desk, default: true, cpu: 1, memory: 512MiB, disk: 64MiB, tmp: 64MiB, cull: {idle: 0s}}\n")
@@ -107,7 +110,7 @@ func (s *site) startProxy(ctx context.Context, i int) error {
 	var err error
 	for range 20 {
 		cmd := exec.Command(s.o.binary, "proxy", "--config", s.config()) //nolint:noctx // likewise
-		cmd.Env = append(os.Environ(), "CARREL_LISTEN=127.0.0.1:"+s.ports[i])
+		cmd.Env = append(os.Environ(), "CARREL_LISTEN=127.0.0.1:"+s.ports[i], "CARREL_METRICS_PROXY_LISTEN=127.0.0.1:"+s.metrics[proxyScope(i)])
 		if p, err = program.Launch(cmd, filepath.Join(s.dir, fmt.Sprintf("proxy%d.log", i))); err != nil {
 			return err
 		}
@@ -234,7 +237,7 @@ func (s *site) pids() map[string]int {
 	pids := map[string]int{"hub": hub.PID()}
 	for i, p := range proxies {
 		if pid := proxyChild(p.PID()); pid != 0 {
-			pids[fmt.Sprintf("proxy %d", i)] = pid
+			pids[proxyScope(i)] = pid
 		}
 	}
 	if pid := s.redisPID(); pid != 0 {
