@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -123,7 +124,7 @@ func TestStaticFiles(t *testing.T) {
 			if got.status != http.StatusOK || got.header.Get("Content-Encoding") != c.coding || unpacked(t, got) != scriptOf(oneImage) {
 				t.Fatalf("got %d in %q: %.100q", got.status, got.header.Get("Content-Encoding"), got.body)
 			}
-			if n := got.header.Get("Content-Length"); n != fmt.Sprint(len(got.body)) {
+			if n := got.header.Get("Content-Length"); n != strconv.Itoa(len(got.body)) {
 				t.Errorf("Content-Length %s of %d bytes", n, len(got.body))
 			}
 			for name, want := range map[string]string{
@@ -148,7 +149,7 @@ func TestStaticFiles(t *testing.T) {
 		})
 	}
 	whole := scriptOf(oneImage)
-	if got := w.send("HEAD", w.url("alice", script), "", w.as(alice)); got.status != http.StatusOK || got.header.Get("Content-Length") != fmt.Sprint(len(whole)) {
+	if got := w.send("HEAD", w.url("alice", script), "", w.as(alice)); got.status != http.StatusOK || got.header.Get("Content-Length") != strconv.Itoa(len(whole)) {
 		t.Errorf("HEAD: %d %v", got.status, got.header)
 	}
 	if got := w.get(w.url("alice", script), w.as(alice), header("Range", "bytes=5-14")); got.status != http.StatusPartialContent || got.body != whole[5:15] {

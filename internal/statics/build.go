@@ -77,7 +77,7 @@ func (b *Builder) Add(ctx context.Context, prefix string, archive io.Reader) err
 	tr := tar.NewReader(&bounded{archive, &b.left})
 	for {
 		head, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -73,7 +74,7 @@ func open(t *testing.T, dir, image string) *Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -259,7 +260,7 @@ func TestTooMuch(t *testing.T) {
 	}
 	b.total = 0
 	for n := range maxFiles {
-		b.index.Files[fmt.Sprint(n)] = File{}
+		b.index.Files[strconv.Itoa(n)] = File{}
 	}
 	if err := b.Add(t.Context(), "static/lab/", archive(t, entry{name: hashed, content: "x"})); !errors.Is(err, ErrTooMuch) {
 		t.Errorf("one file more than are kept: %v", err)
