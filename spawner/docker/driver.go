@@ -35,6 +35,7 @@ type Config struct {
 	HomeKind   string        // "loop", "volume", or "auto": loop where this process is root
 	Subnets    string        // IPv4 pool of the networks, as "10.201.0.0/16"
 	Upstreams  []string      // resolvers that names are asked of, as "host:port"; empty: the host's
+	Statics    string        // where images' static files are kept (see package statics), read by proxies; "": nowhere
 	Quarantine time.Duration // how long an address stays unused after its container
 	Logger     *slog.Logger
 }
@@ -47,6 +48,7 @@ type Driver struct {
 	networks *networks
 	homes    *homes
 	pulls    *pulls
+	wanted   chan string // images whose static files are to be kept
 }
 
 var (
@@ -80,7 +82,7 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls()}
+	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls(), wanted: make(chan string, 64)}
 	d.homes = &homes{cfg: cfg, api: api, inUse: d.homeInUse}
 	d.addrs = &addressBook{path: filepath.Join(cfg.StateDir, "addresses.json"), quiet: cfg.Quarantine, used: d.addressesInUse, logger: cfg.Logger}
 	return d, nil
@@ -137,12 +139,13 @@ func (d *Driver) Facts(ctx context.Context) (Facts, error) {
 	return f, nil
 }
 
-// Run keeps the walls standing, answers the containers' name lookups, and closes homes that nobody
-// has any more, until ctx ends.
+// Run keeps the walls standing, answers the containers' name lookups, keeps images' static files, and
+// closes homes that nobody has any more, until ctx ends.
 func (d *Driver) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { d.resolve(ctx) })
+	wg.Go(func() { d.keepStatics(ctx) })
 	d.keep(ctx)
 	return ctx.Err()
 }

@@ -69,6 +69,7 @@ func (d *Driver) Start(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
 	if err := d.run(ctx, name); err != nil {
 		return hub.Handle{}, err
 	}
+	d.WantStatics(img.id)
 	return d.handle(name), nil
 }
 
