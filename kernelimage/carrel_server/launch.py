@@ -8,6 +8,7 @@ import sys
 import tempfile
 import types
 
+from . import files
 from . import settings as config
 
 
@@ -41,6 +42,9 @@ def initialize(settings):
     from jupyterlab.labapp import LabApp
 
     app = LabApp.initialize_server(argv=sys.argv[1:] + config.arguments(settings))
+    if not files.are_of_image(app.extension_manager.extension_points["lab"].app):
+        # The proxy serves the image's files in our place, unless it hears this in an answer.
+        app.web_app.settings["headers"] = {**app.web_app.settings.get("headers", {}), "X-Carrel-Static": "own"}
     page = app.web_app.settings.setdefault("page_config_data", {})
     page["carrelHubUrl"] = settings.hub_url
     page["carrelPackagesOf"] = config.packages_left_behind(settings.home, sys.version_info) or ""
