@@ -35,6 +35,7 @@ type handover struct {
 	TrustedProxies  []string      `json:"trusted_proxies"`
 	Hub             string        `json:"hub"`
 	Edge            string        `json:"edge"`
+	Statics         string        `json:"statics"` // directory
 	RedisGrace      time.Duration `json:"redis_grace"`
 	Drain           proxy.Drain   `json:"drain"`
 	LogLevel        string        `json:"log_level"`

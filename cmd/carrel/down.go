@@ -29,7 +29,7 @@ func downCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			errs := []error{driver.Down(cmd.Context(), volumes)}
+			errs := []error{driver.Down(cmd.Context(), volumes), os.RemoveAll(d.state.statics())}
 			if d.cfg.Redis.URL == "" {
 				s, err := d.redisServer()
 				if err != nil {

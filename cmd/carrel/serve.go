@@ -230,6 +230,9 @@ func (d *deployment) prepareHub(ctx context.Context, redisURL string, failed <-c
 	policy := &atomic.Pointer[hub.Policy]{}
 	p := d.cfg.Policy(image, facts.Memory)
 	policy.Store(&p)
+	for _, profile := range p.Profiles {
+		driver.WantStatics(profile.Image)
+	}
 	parts, err := d.assembleHub(driver, store, policy)
 	return parts, policy, err
 }

@@ -21,6 +21,7 @@ import (
 //	  secrets/         0700: deployment.key, the demo provider's key
 //	  redis/           the private Redis, when there is one
 //	  docker/          the driver's: homes, bindings, addresses
+//	  static/          0755: images' static files, which the proxy reads
 //	  demo-users.json  0600
 //	<run>/             0750, the proxy's group: hub.sock, edge.sock, redis.sock
 type state struct {
@@ -34,7 +35,7 @@ func (s state) prepare() error {
 		path string
 		mode os.FileMode
 		gid  int
-	}{{s.dir, 0o711, -1}, {s.secrets(), 0o700, -1}, {s.docker(), 0o711, -1}, {s.run, 0o750, s.proxyGID}} {
+	}{{s.dir, 0o711, -1}, {s.secrets(), 0o700, -1}, {s.docker(), 0o711, -1}, {s.statics(), 0o755, -1}, {s.run, 0o750, s.proxyGID}} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return &hub.Error{Kind: hub.Invalid, Op: "make directory", Field: "state_dir", Message: err.Error(), Remedy: "choose a state_dir that this user can write", Err: err}
 		}
@@ -92,6 +93,7 @@ func (s state) hold(how int) (release func(), err error) {
 
 func (s state) secrets() string    { return filepath.Join(s.dir, "secrets") }
 func (s state) docker() string     { return filepath.Join(s.dir, "docker") }
+func (s state) statics() string    { return filepath.Join(s.dir, "static") }
 func (s state) redis() string      { return filepath.Join(s.dir, "redis") }
 func (s state) demoUsers() string  { return filepath.Join(s.dir, "demo-users.json") }
 func (s state) hubSocket() string  { return filepath.Join(s.run, "hub.sock") }

@@ -56,7 +56,7 @@ func (d *deployment) driver() (*docker.Driver, error) {
 	c := d.cfg.Spawner.Docker
 	return docker.New(docker.Config{
 		Host: c.Host, Deployment: d.cfg.Deployment, Keyring: d.keys, StateDir: d.state.docker(), HomeKind: c.HomeKind,
-		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Logger: d.logger,
+		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Statics: d.state.statics(), Logger: d.logger,
 	})
 }
 
@@ -270,7 +270,7 @@ func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Pr
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 	})
 	return p, store, err
 }
@@ -281,8 +281,8 @@ func (d *deployment) handover(address string) handover {
 		Keyring: d.keys.ForProxy().Marshal(), RedisURL: address, RedisPrefix: d.cfg.KeyPrefix(),
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
 		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace),
-		Drain: d.drain(),
-		Hub:   "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
+		Statics: d.state.statics(), Drain: d.drain(),
+		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
 		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Keys: d.keysSocket(), Metrics: d.cfg.Metrics.ProxyListen,
 	}
 }
