@@ -59,9 +59,9 @@ func (d *Driver) keepStatics(ctx context.Context) {
 	if d.cfg.Statics == "" {
 		return
 	}
-	// Compressing can wait, starts can't: this thread comes last, and ends with this goroutine.
+	// Compressing can wait, starts can't: this thread comes late, and ends with this goroutine.
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19) // the calling thread's
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 10) // the calling thread's
 	tick := time.NewTicker(staticsEvery)
 	defer tick.Stop()
 	d.wantRunning(ctx)
