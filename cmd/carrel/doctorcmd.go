@@ -249,6 +249,8 @@ func (d *deployment) checkPorts(ctx context.Context) []finding {
 			fs = append(fs, ok("port", address+" is free"))
 		case errors.Is(err, unix.EADDRINUSE) && d.answersAt(ctx, address):
 			fs = append(fs, ok("port", address+" is carrel's"))
+		case errors.Is(err, unix.EADDRINUSE) && (d.cfg.TLS.On() || door.Redirect || door.ProxyProtocol): // which it can't be asked
+			fs = append(fs, finding{"port", "warn", address + " is in use", "nothing, if it is by carrel"})
 		default:
 			fs = append(fs, finding{"port", "fail", address + " is in use by another program", "stop it, or change listen and public_url"})
 		}

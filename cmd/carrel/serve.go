@@ -323,18 +323,3 @@ func (d *deployment) greet(ctx context.Context, ready <-chan struct{}, people []
 	fmt.Println("\nCtrl-C stops Carrel and leaves notebooks running; carrel down removes them.")
 	return nil
 }
-
-// proxyAnswers asks for the proxy's health; behind TLS, whose certificate is for another name, or the
-// PROXY protocol, it is asked for a connection only.
-func (d *deployment) proxyAnswers(ctx context.Context) bool {
-	ctx, done := context.WithTimeout(ctx, time.Second)
-	defer done()
-	if d.cfg.TLS.On() || d.cfg.Doors()[0].ProxyProtocol {
-		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", d.cfg.Listen[0])
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}
-	return d.answersAt(ctx, d.cfg.Listen[0])
-}
