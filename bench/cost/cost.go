@@ -138,6 +138,51 @@ func parseResident(status []byte) (int64, error) {
 	return 0, nil
 }
 
+// Stolen is the share of the machine's processor time between two readings that went to neither
+// idleness nor the processes that a benchmark runs: with much of it, times of the clock say little.
+func (m Machine) Stolen(before Machine, own time.Duration) float64 {
+	all, idle := m.all-before.all, m.idle-before.idle
+	if all <= 0 {
+		return 0
+	}
+	return max(0, float64(all-idle-own)/float64(all))
+}
+
+// Machine is what all processors did since the machine's start.
+type Machine struct{ all, idle time.Duration }
+
+// ReadMachine reads /proc/stat.
+func ReadMachine() (Machine, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return Machine{}, err
+	}
+	return parseMachine(text)
+}
+
+// parseMachine reads the first line: user, nice, system, idle, iowait, irq, softirq, steal; what
+// guests took is in the first two already (proc(5)).
+func parseMachine(text []byte) (Machine, error) {
+	first, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return Machine{}, errors.New("this is no /proc/stat")
+	}
+	var m Machine
+	for i, f := range fields[1:9] {
+		ticks, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return Machine{}, fmt.Errorf("read /proc/stat: %w", err)
+		}
+		d := time.Duration(ticks) * time.Second / userHz
+		m.all += d
+		if i == 3 || i == 4 {
+			m.idle += d
+		}
+	}
+	return m, nil
+}
+
 // Child is the number of a process's child whose name (comm) is this.
 func Child(root int, name string) (int, error) {
 	list, err := tree(root)

@@ -40,6 +40,36 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+func TestStolen(t *testing.T) {
+	read := func(text string) Machine {
+		t.Helper()
+		m, err := parseMachine([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	before := read("cpu  1000 200 300 4000 50 0 10 5 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+	after := read("cpu  1300 250 400 4400 150 0 50 15 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n") // 10 s, of which 5 idle
+	if got := after.Stolen(before, 3*time.Second); got != 0.2 {
+		t.Errorf("of 5 busy seconds in 10, 3 of them ours, %v were others'", got)
+	}
+	if got := after.Stolen(before, 9*time.Second); got != 0 {
+		t.Errorf("more of ours than there was makes %v", got)
+	}
+	if got := before.Stolen(before, 0); got != 0 {
+		t.Errorf("no time at all makes %v", got)
+	}
+	for _, text := range []string{"", "cpu 1 2 3\n", "cpu0 1 1 1 1 1 1 1 1 0 0\n", "cpu 1 1 1 1 1 1 x 1 0 0\n"} {
+		if _, err := parseMachine([]byte(text)); err == nil {
+			t.Errorf("%q passes", text)
+		}
+	}
+	if m, err := ReadMachine(); err != nil || m.all <= m.idle {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
 func TestParseResident(t *testing.T) {
 	for _, c := range []struct {
 		name, status string

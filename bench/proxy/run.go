@@ -8,10 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"time"
+
+	"carrel/bench/cost"
 )
 
 type options struct {
@@ -46,6 +49,7 @@ type sample struct {
 	Round   int       `json:"round"` // 0 is the warm-up, which no figure uses
 	Turn    int       `json:"turn"`  // place in the round's order
 	At      time.Time `json:"at"`
+	Others  float64   `json:"others_share"` // of the machine's processors, taken by what is not of the benchmark
 	result
 }
 
@@ -73,6 +77,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	}
 	if err == nil {
 		judge(out, r.Table)
+		warn(out, r.Samples)
 	}
 	return err
 }
@@ -150,9 +155,15 @@ func (o options) turn(ctx context.Context, s side, m measure, round, turn int, r
 		j.For, j.Bodies, j.Everyone = j.For/3, (j.Bodies+2)/3, true
 	}
 	x := sample{Side: s.name(), Measure: m.name, Round: round, Turn: turn, At: time.Now()}
-	var err error
+	w, err := watchMachine()
+	if err != nil {
+		return err
+	}
 	if x.result, err = o.load(ctx, j); err != nil {
 		return fmt.Errorf("round %d, %s, %s: %w", round, m.name, s.name(), err)
+	}
+	if x.Others, err = w.others(); err != nil {
+		return err
 	}
 	r.Samples = append(r.Samples, x)
 	fmt.Fprintf(out, "round %d  %-9s  %-13s", round, m.name, x.Side)
@@ -161,6 +172,26 @@ func (o options) turn(ctx context.Context, s side, m measure, round, turn int, r
 	}
 	fmt.Fprintln(out)
 	return pause(ctx, 200*time.Millisecond) // what it leaves behind is nobody else's
+}
+
+// machineWatch is what machine and benchmark had used at one time.
+type machineWatch struct {
+	all cost.Machine
+	own time.Duration
+}
+
+func watchMachine() (w machineWatch, err error) {
+	if w.all, err = cost.ReadMachine(); err != nil {
+		return w, err
+	}
+	w.own, err = cost.CPU(os.Getpid()) // everything that is measured descends from here
+	return w, err
+}
+
+// others is the share of the processors that others had since.
+func (w machineWatch) others() (float64, error) {
+	now, err := watchMachine()
+	return now.all.Stolen(w.all, now.own-w.own), err
 }
 
 // load has a load process do a job.

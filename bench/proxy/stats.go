@@ -137,6 +137,20 @@ func judge(w io.Writer, rows []row) {
 	}
 }
 
+// warn tells where others had so much of the machine that times of the clock, and what hangs on them,
+// say little; processor time is hurt less.
+func warn(w io.Writer, samples []sample) {
+	var shares []float64
+	for _, s := range samples {
+		if s.Round > 0 {
+			shares = append(shares, s.Others)
+		}
+	}
+	if len(shares) > 0 && median(shares) > 0.05 {
+		fmt.Fprintf(w, "\nother programs had %.0f %% of the processors (median): rates and waits are not to be relied on\n", 100*median(shares))
+	}
+}
+
 func verdict(met bool) string {
 	if met {
 		return "met"

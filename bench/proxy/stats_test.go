@@ -131,6 +131,24 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestWarn(t *testing.T) {
+	said := func(shares ...float64) string {
+		var b strings.Builder
+		var samples []sample
+		for round, share := range shares {
+			samples = append(samples, sample{Round: round, Others: share})
+		}
+		warn(&b, samples)
+		return b.String()
+	}
+	if got := said(1, 0.01, 0.4, 0.02); got != "" {
+		t.Errorf("a quiet machine: %q", got)
+	}
+	if got := said(0, 0.3, 0.01, 0.2); !strings.Contains(got, "20 %") {
+		t.Errorf("a busy machine: %q", got)
+	}
+}
+
 // In each round every side has one turn, and over the rounds none is always first.
 func TestOrder(t *testing.T) {
 	for _, sides := range []int{1, 2, 4, 5} {
