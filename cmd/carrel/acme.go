@@ -58,7 +58,7 @@ func (d *deployment) runACME(ctx context.Context, s stage, redisURL string) erro
 	s.run(func(ctx context.Context) error {
 		defer store.Close() //nolint:errcheck // the process ends with it
 		var both sync.WaitGroup
-		defer os.Remove(d.keysSocket()) //nolint:errcheck // whoever comes next does it
+		defer os.Remove(d.keysSocket())
 		defer both.Wait()
 		both.Go(func() { _ = serveHTTP(ctx, l, authority.Handler()) }) // it ends with ctx alone
 		return authority.Run(ctx)

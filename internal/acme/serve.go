@@ -103,6 +103,11 @@ func (a *Authority) serveHTTPChallenge(w http.ResponseWriter, r *http.Request) {
 }
 
 func reply(w http.ResponseWriter, v any) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // the reader may be gone
+	_, _ = w.Write(raw) // the reader may be gone
 }
