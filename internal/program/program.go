@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -35,7 +36,7 @@ func tail(s string, n int) string {
 
 // A Process is a program that runs until it is stopped; its output is added to a file.
 type Process struct {
-	cmd  *exec.Cmd
+	proc *os.Process
 	log  string
 	done chan struct{}
 	err  error
@@ -52,7 +53,7 @@ func Launch(cmd *exec.Cmd, log string) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &Process{cmd: cmd, log: log, done: make(chan struct{})}
+	p := &Process{proc: cmd.Process, log: log, done: make(chan struct{})}
 	go func() { // ended by Stop or Kill, which wait for it
 		p.err = cmd.Wait()
 		close(p.done)
@@ -60,8 +61,27 @@ func Launch(cmd *exec.Cmd, log string) (*Process, error) {
 	return p, nil
 }
 
+// Adopt takes in a program that this one did not start, such as the successor of one that it did.
+func Adopt(pid int, log string) (*Process, error) {
+	if pid <= 1 {
+		return nil, fmt.Errorf("process %d is nobody's to adopt", pid) // below 1 a signal goes to many
+	}
+	proc, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{proc: proc, log: log, done: make(chan struct{})}
+	go func() { // as in Launch; only a parent can wait
+		for proc.Signal(syscall.Signal(0)) == nil {
+			time.Sleep(50 * time.Millisecond)
+		}
+		close(p.done)
+	}()
+	return p, nil
+}
+
 // PID is the program's process id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.proc.Pid }
 
 // Said is the end of the program's output, for an error.
 func (p *Process) Said() string {
@@ -75,7 +95,7 @@ func (p *Process) Said() string {
 // Stop asks the program to end, and kills it after a minute. A program that never started, or has
 // ended, is no error.
 func (p *Process) Stop() error {
-	if p == nil || p.cmd.Process.Signal(os.Interrupt) != nil {
+	if p == nil || p.proc.Signal(os.Interrupt) != nil {
 		return nil
 	}
 	select {
@@ -87,9 +107,19 @@ func (p *Process) Stop() error {
 	}
 }
 
+// Ended tells whether the program has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill ends the program at once, as kill -9 does.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // it may have ended
+	_ = p.proc.Kill() // it may have ended
 	<-p.done
 }
 

@@ -20,7 +20,7 @@ var madeUpActions = []weighted[action]{
 	{action{name: "download", do: (*client).download, in: true}, 12},
 	{action{name: "upload", do: (*client).upload, in: true}, 10},
 	{action{name: "websocket", do: (*client).talk}, 30},
-	{action{name: "slow reader", do: (*client).readSlowly}, 3},
+	{action{name: "slow reader", do: (*client).readSlowly, long: true}, 3},
 	{action{name: "gone midway", do: (*client).vanish}, 4},
 	{action{name: "intruder", do: (*client).intrude, asks: true}, 7},
 	{action{name: "hub's word", do: (*client).askHub, hub: true}, 3},

@@ -143,7 +143,11 @@ func (o *chat) listen() {
 		o.c.run.judge.record("websocket stays", time.Now(), nil)
 		return
 	}
-	o.c.run.judge.record("websocket stays", time.Now(), fmt.Errorf("%s: %w", o.c.who.name, o.err), o.c.who.scope(), proxyScope(o.entry))
+	needs := []string{o.c.who.scope(), proxyScope(o.entry)}
+	if goesAway(o.err) {
+		needs = append(needs, toldScope(o.entry))
+	}
+	o.c.run.judge.record("websocket stays", time.Now(), fmt.Errorf("%s: %w", o.c.who.name, o.err), needs...)
 }
 
 // echo checks the echo of the message that was sent last.

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // A client is one browser: its cookies, its connections, and what it does next.
@@ -188,6 +190,7 @@ type action struct {
 	name string
 	do   func(*client, context.Context) error
 	hub  bool // needs the hub, and Redis with it
+	long bool // may take longer than requests may when a proxy goes away
 	asks bool // shows cookies that the proxy has to ask Redis for
 	in   bool // succeeds only when the proxy has let the cookie through
 }
@@ -204,7 +207,7 @@ func (c *client) act(ctx context.Context, a action) {
 		return // the run is over
 	}
 	c.run.actions.Add(1)
-	failed := c.run.judge.record(a.name, began, err, c.needs(a)...)
+	failed := c.run.judge.record(a.name, began, err, c.needs(a, err)...)
 	for i := range c.proven {
 		if !failed && c.used.Load() == 1<<i && a.in {
 			c.proven[i] = began
@@ -219,7 +222,7 @@ func (c *client) act(ctx context.Context, a action) {
 const known = 4 * time.Minute
 
 // needs lists what an action's success hung on. A session that its proxy knows needs no Redis.
-func (c *client) needs(a action) []string {
+func (c *client) needs(a action, err error) []string {
 	needs := []string{c.who.scope()}
 	if a.hub {
 		needs = append(needs, "hub", "redis")
@@ -232,6 +235,9 @@ func (c *client) needs(a action) []string {
 			continue
 		}
 		needs = append(needs, proxyScope(i))
+		if a.long || goesAway(err) {
+			needs = append(needs, toldScope(i))
+		}
 		if c.proven[i].Before(c.run.site.began(i)) || time.Since(c.proven[i]) > known {
 			needs = append(needs, "redis")
 		}
@@ -240,6 +246,16 @@ func (c *client) needs(a action) []string {
 }
 
 func proxyScope(i int) string { return fmt.Sprintf("proxy %d", i) }
+
+// toldScope is disturbed while a proxy is upgraded in place: websockets are told to come back, and
+// what takes too long is cut.
+func toldScope(i int) string { return fmt.Sprintf("upgrade of proxy %d", i) }
+
+// goesAway tells whether a websocket was told that the proxy goes away.
+func goesAway(err error) bool {
+	closed, is := errors.AsType[*websocket.CloseError](err)
+	return is && closed.Code == websocket.CloseGoingAway
+}
 
 // live acts and thinks by turns until ctx ends.
 func (c *client) live(ctx context.Context) {

@@ -114,6 +114,7 @@ func (d *disturber) processes(ctx context.Context) {
 	always := []breakage{
 		{"kill -9 of proxy 0's child", d.killChild(0), []string{proxyScope(0)}},
 		{"kill -9 of Redis", d.killRedis, []string{"redis", "hub"}},
+		{"upgrade of proxy 0 in place", d.upgradeProxy(0), []string{toldScope(0)}},
 		{"SIGTERM to proxy 0", d.restartProxy(0, false), []string{proxyScope(0)}},
 		{"kill -9 of the backends", r.restartBackends, []string{"backends"}},
 		{"kill -9 of proxy 0 whole", d.restartProxy(0, true), []string{proxyScope(0)}},
@@ -182,6 +183,26 @@ func (d *disturber) restartProxy(i int, kill bool) func(context.Context) error {
 			return err
 		}
 		return until(ctx, "the old child has told its websockets and ended", func() bool { return comm(child) != "carrel-proxy" })
+	}
+}
+
+// upgradeProxy has a proxy succeeded by another in place. No request fails for it, so that nothing
+// but the websockets' being told to come back is forgiven.
+func (d *disturber) upgradeProxy(i int) func(context.Context) error {
+	s := d.run.site
+	return func(ctx context.Context) error {
+		old, next := s.proxies[i], 0
+		if err := syscall.Kill(old.PID(), syscall.SIGUSR2); err != nil {
+			return err
+		}
+		err := until(ctx, "a successor serves, and the old process has ended", func() bool {
+			next = s.successor(i, old.PID())
+			return old.Ended() && next != 0 && proxyChild(next) != 0
+		})
+		if err != nil {
+			return err
+		}
+		return s.adopt(i, next)
 	}
 }
 

@@ -111,7 +111,7 @@ func TestFlat(t *testing.T) {
 		{"one goroutine in fifty actions", same(50_000), same(500), func(at float64) float64 { return 900 + at*3.2 }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := flat(grow(c.rss, c.fds, c.routines), length)
+			got := flat(grow(c.rss, c.fds, c.routines), length, 256)
 			if len(got) != 1 || !got[0].Judged || got[0].Flat != c.flat {
 				t.Errorf("%+v", got)
 			}

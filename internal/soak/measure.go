@@ -128,8 +128,12 @@ const (
 	growthRSS = 1.15
 	growthFDs = 1.10    // and goroutines
 	floorRSS  = 4 << 10 // KiB: the step in which Go takes memory from the system
-	floorFDs  = 32
+	floorFDs  = 8 // one for so many clients: those of a proxy that restarts come over for a while
 )
+
+// judgedFrom is the length of a run from which on its halves are long enough to be compared: in a
+// shorter one a single restart fills most of either.
+const judgedFrom = 5 * time.Minute
 
 // steady are the processes that live through both of the halves that are compared.
 var steady = []string{"hub", "proxy 1", "redis"}
@@ -148,20 +152,21 @@ type flatness struct {
 	Flat      bool    `json:"flat"`
 }
 
-func flat(samples []sample, length time.Duration) []flatness {
+func flat(samples []sample, length time.Duration, clients int) []flatness {
 	by := map[string][]sample{}
 	for _, s := range samples {
 		by[s.Process] = append(by[s.Process], s)
 	}
 	begin, end := warmUp*length.Seconds(), length.Seconds()
 	middle := (begin + end) / 2
+	floor := float64(clients) / floorFDs
 	var out []flatness
 	for _, name := range slices.Sorted(maps.Keys(by)) {
-		f := flatness{Process: name, Judged: slices.Contains(steady, name)}
+		f := flatness{Process: name, Judged: slices.Contains(steady, name) && length >= judgedFrom}
 		f.Max = slices.MaxFunc(by[name], func(a, b sample) int { return cmp.Compare(a.RSS, b.RSS) })
 		f.RSSBefore, f.FDsBefore, f.GosBefore = medians(by[name], begin, middle)
 		f.RSSAfter, f.FDsAfter, f.GosAfter = medians(by[name], middle, end)
-		f.Flat = f.RSSAfter <= f.RSSBefore*growthRSS+floorRSS && f.FDsAfter <= f.FDsBefore*growthFDs+floorFDs && f.GosAfter <= f.GosBefore*growthFDs+2*floorFDs
+		f.Flat = f.RSSAfter <= f.RSSBefore*growthRSS+floorRSS && f.FDsAfter <= f.FDsBefore*growthFDs+floor && f.GosAfter <= f.GosBefore*growthFDs+2*floor
 		out = append(out, f)
 	}
 	return out

@@ -41,7 +41,7 @@ type report struct {
 
 // fill takes in what the run gathered.
 func (r *run) fill(rep *report) {
-	rep.Flatness = flat(r.samples, r.o.length)
+	rep.Flatness = flat(r.samples, r.o.length, r.o.clients)
 	for _, f := range rep.Flatness {
 		if f.Judged && !f.Flat && rep.Lasted >= rep.Length {
 			r.judge.find("%s is not flat: %.0f to %.0f KiB, %.0f to %.0f descriptors, %.0f to %.0f goroutines", f.Process, f.RSSBefore, f.RSSAfter, f.FDsBefore, f.FDsAfter, f.GosBefore, f.GosAfter)

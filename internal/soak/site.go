@@ -111,7 +111,7 @@ func (s *site) startProxy(ctx context.Context, i int) error {
 	for range 20 {
 		cmd := exec.Command(s.o.binary, "proxy", "--config", s.config()) //nolint:noctx // likewise
 		cmd.Env = append(os.Environ(), "CARREL_LISTEN=127.0.0.1:"+s.ports[i], "CARREL_METRICS_PROXY_LISTEN=127.0.0.1:"+s.metrics[proxyScope(i)])
-		if p, err = program.Launch(cmd, filepath.Join(s.dir, fmt.Sprintf("proxy%d.log", i))); err != nil {
+		if p, err = program.Launch(cmd, s.proxyLog(i)); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -257,6 +257,40 @@ func (s *site) redisPID() int {
 	}
 	return pid
 }
+
+// successor finds another process than old that is proxy i; 0 if there is none.
+func (s *site) successor(i, old int) int {
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil || pid == old {
+			continue
+		}
+		line, _ := os.ReadFile("/proc/" + d.Name() + "/cmdline") // of one that ended: empty
+		env, _ := os.ReadFile("/proc/" + d.Name() + "/environ")
+		if strings.HasSuffix(string(line), "\x00proxy\x00--config\x00"+s.config()+"\x00") && strings.Contains(string(env), "CARREL_LISTEN=127.0.0.1:"+s.ports[i]+"\x00") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// adopt makes a successor proxy i.
+func (s *site) adopt(i, pid int) error {
+	p, err := program.Adopt(pid, s.proxyLog(i))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proxies[i], s.since[i] = p, time.Now()
+	return nil
+}
+
+func (s *site) proxyLog(i int) string { return filepath.Join(s.dir, fmt.Sprintf("proxy%d.log", i)) }
 
 func comm(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
