@@ -70,7 +70,7 @@ func appendLine(b []byte, name, value string) ([]byte, error) {
 	return append(b, "\r\n"...), nil
 }
 
-const copySize = 64 << 10
+const copySize = 128 << 10
 
 var copies = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
