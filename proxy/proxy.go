@@ -41,7 +41,8 @@ type Config struct {
 	Hub             hub.Endpoint   // the hub's pages
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
-	Version         string         // shown in the metrics
+	Access          AccessLog
+	Version         string // shown in the metrics
 	// Challenge is what an ACME server wants to read at a host for a token (HTTP-01); nil: nothing.
 	Challenge func(ctx context.Context, host, token string) (string, bool)
 	Drain     Drain

@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"carrel/hub"
 )
@@ -113,36 +111,4 @@ func (p *Proxy) panicked(ctx context.Context, v any) error {
 	}
 	p.cfg.Logger.ErrorContext(ctx, "panic", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
 	return hub.Errorf(hub.Internal, "serve", "a panic")
-}
-
-// maxLogged caps what a stranger can make us write to the log.
-const maxLogged = 300
-
-func cut(s string) string { return s[:min(len(s), maxLogged)] }
-
-// log writes one event per request. Successful reads are at debug: JupyterLab polls by the thousand.
-// Queries are left out: they can hold tickets.
-func (p *Proxy) log(r *http.Request, w *recorder, took time.Duration, err error) {
-	level := slog.LevelDebug
-	switch {
-	case w.status == statusClosed:
-	case w.status >= 500:
-		level = slog.LevelWarn
-	case w.status >= 400 || r.Method != http.MethodGet && r.Method != http.MethodHead:
-		level = slog.LevelInfo
-	}
-	if !p.cfg.Logger.Enabled(r.Context(), level) {
-		return
-	}
-	attrs := []slog.Attr{
-		slog.String("method", cut(r.Method)), slog.String("host", cut(r.Host)), slog.String("path", cut(r.URL.Path)), slog.Int("status", w.status),
-		slog.Int64("bytes", w.bytes), slog.Duration("took", took), slog.String("client", p.client(r).String()),
-	}
-	if w.fromImage {
-		attrs = append(attrs, slog.Bool("from_image", true))
-	}
-	if err != nil {
-		attrs = append(attrs, slog.String("error", err.Error()))
-	}
-	p.cfg.Logger.LogAttrs(context.WithoutCancel(r.Context()), level, "request", attrs...)
 }

@@ -45,6 +45,8 @@ type handover struct {
 	Doors           []config.Door `json:"doors"`       // what each of them is
 	Keys            string        `json:"keys"`        // socket of whoever keeps the certificates' keys; empty: none does
 	StrictTransport string        `json:"strict_transport"`
+	Access          string        `json:"access"`
+	AccessFormat    string        `json:"access_format"`
 	Metrics         string        `json:"metrics"` // where to serve them; empty: nowhere
 }
 
@@ -227,6 +229,7 @@ func (c *proxyChild) renew(r renewal) {
 // the renewals that come meanwhile, and how to say that it serves.
 type heir struct {
 	handover
+	access    proxy.AccessLog
 	listeners []net.Listener
 	renewals  <-chan renewal
 	serves    func()

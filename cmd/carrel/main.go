@@ -106,15 +106,7 @@ func machine() config.Machine {
 	return config.Machine{Memory: int64(info.Totalram) * int64(info.Unit), CPUs: runtime.NumCPU()}
 }
 
-func newLogger(level, format string) *slog.Logger {
-	var l slog.Level
-	_ = l.UnmarshalText([]byte(level)) // checked by config
-	opts := &slog.HandlerOptions{Level: l}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
-}
+func newLogger(level, format string) *slog.Logger { return loggerTo(os.Stderr, level, format) }
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) {

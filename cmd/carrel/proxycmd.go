@@ -88,6 +88,8 @@ func childCommandOf() *cobra.Command {
 
 func runProxy(ctx context.Context, h heir) error {
 	logger := newLogger(h.LogLevel, h.LogFormat).With("process", "proxy")
+	var buffered *lineBuffer
+	h.access, buffered = accessLog(h.handover)
 	keys, err := h.keys()
 	if err != nil {
 		return err
@@ -109,6 +111,11 @@ func runProxy(ctx context.Context, h heir) error {
 	var aside sync.WaitGroup
 	defer aside.Wait()
 	defer stop()
+	if buffered != nil { // it ends after the last request
+		logs, end := context.WithCancel(context.WithoutCancel(ctx))
+		aside.Go(func() { buffered.Run(logs) })
+		defer end()
+	}
 	if h.Metrics != "" {
 		aside.Go(func() { serveMetrics(ctx, h.Metrics, p.Metrics(), logger) })
 	}

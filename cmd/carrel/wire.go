@@ -271,6 +271,7 @@ func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Pr
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
 		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
+		Access: h.access,
 	})
 	return p, store, err
 }
@@ -284,6 +285,7 @@ func (d *deployment) handover(address string) handover {
 		Statics: d.state.statics(), Drain: d.drain(),
 		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
 		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Keys: d.keysSocket(), Metrics: d.cfg.Metrics.ProxyListen,
+		Access: d.cfg.Log.Access, AccessFormat: d.cfg.Log.AccessFormat,
 	}
 }
 

@@ -210,6 +210,9 @@ type Group struct {
 type Log struct {
 	Level  string `yaml:"level" doc:"debug, info, warn or error."`
 	Format string `yaml:"format" doc:"text or json."`
+	Access string `yaml:"access" doc:"Requests that the proxy logs: off, errors (refused or failed) or all (but for open tabs' own polls, where they succeed)."`
+
+	AccessFormat string `yaml:"access_format" doc:"log: events in the log's format; combined: lines as Apache's and nginx's, on standard output."`
 }
 
 // defaultProxyUID is a uid of the proxy's own.
@@ -235,7 +238,7 @@ func Default() *Config {
 			profile("small", "Small", "For reading, teaching and light work.", 1, 1<<30, 2<<30, true),
 			profile("large", "Large", "For heavier computing.", 2, 4<<30, 10<<30, false),
 		},
-		Log: Log{Level: "info", Format: "text"},
+		Log: Log{Level: "info", Format: "text", Access: "errors", AccessFormat: "log"},
 	}
 }
 

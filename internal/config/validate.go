@@ -63,6 +63,8 @@ func (c *Config) Validate(m Machine) []Fault {
 	}
 	k.oneOf(c.Log.Level, "log.level", "level", "debug", "info", "warn", "error")
 	k.oneOf(c.Log.Format, "log.format", "format", "text", "json")
+	k.oneOf(c.Log.Access, "log.access", "choice", "off", "errors", "all")
+	k.oneOf(c.Log.AccessFormat, "log.access_format", "format", "log", "combined")
 	c.validateOrigins(&k)
 	c.validateMetrics(&k)
 	c.validateListeners(&k)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -49,10 +50,37 @@ func shownIn(all map[string]string, name string) bool {
 	return false
 }
 
+// metricsByToken: a program with the scope, of an administrator's, may read; with another it may not.
+func metricsByToken(t *testing.T, d *deployment, admin *person) {
+	t.Helper()
+	for _, c := range []struct {
+		scope string
+		want  int
+	}{{"read:metrics", http.StatusOK}, {"read:users", http.StatusForbidden}} {
+		status, made := admin.api("POST", "/users/admin/tokens", fmt.Sprintf(`{"note":"prometheus","scopes":[%q]}`, c.scope))
+		if status != http.StatusCreated {
+			t.Fatalf("%d %v", status, made)
+		}
+		req, err := http.NewRequest("GET", d.url+"/hub/metrics", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", fmt.Sprint("Bearer ", made["token"]))
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("a token with %s gets %d, want %d", c.scope, res.StatusCode, c.want)
+		}
+	}
+}
+
 // TestMetrics scrapes both processes after people did things.
 func TestMetrics(t *testing.T) {
 	hubPort, proxyPort := freePort(t), freePort(t)
-	d := deploy(t, options{extra: fmt.Sprintf("metrics: {listen: \"127.0.0.1:%d\", proxy_listen: \"127.0.0.1:%d\"}", hubPort, proxyPort)})
+	d := deploy(t, options{extra: fmt.Sprintf("metrics: {listen: \"127.0.0.1:%d\", proxy_listen: \"127.0.0.1:%d\"}\nlog: {access: all, access_format: combined}", hubPort, proxyPort)})
 	hubAt, proxyAt := fmt.Sprintf("http://127.0.0.1:%d/metrics", hubPort), fmt.Sprintf("http://127.0.0.1:%d/metrics", proxyPort)
 	alice, admin := d.person("alice").in(t), d.person("admin").in(t)
 	alice.signIn()
@@ -102,29 +130,7 @@ func TestMetrics(t *testing.T) {
 		return now["carrel_proxy_tunnels_open"] == "0" && now[`carrel_proxy_tunnels_cut_total{reason="revoked"}`] == "1" &&
 			now[`carrel_proxy_revocation_lag_seconds_count`] == "1"
 	})
-	// A program with the scope, of an administrator's, may read; with another scope it may not.
-	for _, c := range []struct {
-		scope string
-		want  int
-	}{{"read:metrics", http.StatusOK}, {"read:users", http.StatusForbidden}} {
-		status, made := admin.api("POST", "/users/admin/tokens", fmt.Sprintf(`{"note":"prometheus","scopes":[%q]}`, c.scope))
-		if status != http.StatusCreated {
-			t.Fatalf("%d %v", status, made)
-		}
-		req, err := http.NewRequest("GET", d.url+"/hub/metrics", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", fmt.Sprint("Bearer ", made["token"]))
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != c.want {
-			t.Errorf("a token with %s gets %d, want %d", c.scope, res.StatusCode, c.want)
-		}
-	}
+	metricsByToken(t, d, admin)
 	// The rules and the dashboard speak of series that there are.
 	for _, file := range []string{"carrel.rules.yaml", "grafana-dashboard.json"} {
 		b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "prometheus", file))
@@ -143,5 +149,12 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("%s names a person", name)
 			}
 		}
+	}
+	// The log has the last request too, after a clean stop, and no poll.
+	admin.visit(d.url + "/hub/last-request?ticket=hidden")
+	d.signal(syscall.SIGTERM)
+	d.wait(time.Minute)
+	if out := d.output(); !strings.Contains(out, `"GET /hub/last-request HTTP/1.1" 404 `) || strings.Contains(out, "hidden") {
+		t.Error("the access log lacks the last request, or tells its query")
 	}
 }
