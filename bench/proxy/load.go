@@ -32,7 +32,8 @@ type job struct {
 	PerSec int           `json:"per_second,omitempty"`
 
 	// Of loadCrowd. Settle is how long a proxy is left alone before the window, to tell its store who was
-	// there, which it does once a minute for each: a cost per person, however much they ask for.
+	// there, which it does once a minute for each and every five seconds, for five at most: a cost per
+	// person, however much they ask for.
 	Everyone bool          `json:"everyone,omitempty"`
 	Settle   time.Duration `json:"settle,omitempty"`
 }

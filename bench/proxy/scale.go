@@ -88,7 +88,7 @@ type scaleReport struct {
 	StartUp float64  `json:"large_start_seconds"` // from the proxy's launch until it served
 }
 
-var crowdMeasure = measure{"crowd", job{Shape: "crowd", Conns: 32, For: 3 * time.Second, Settle: 8 * time.Second}, []figure{perSecond, cpuPer100k}}
+var crowdMeasure = measure{"crowd", job{Shape: "crowd", Conns: 32, For: 3 * time.Second, Settle: 12 * time.Second}, []figure{perSecond, cpuPer100k}}
 
 const atOnce = 50
 
