@@ -128,7 +128,7 @@ const (
 	growthRSS = 1.15
 	growthFDs = 1.10    // and goroutines
 	floorRSS  = 4 << 10 // KiB: the step in which Go takes memory from the system
-	floorFDs  = 8 // one for so many clients: those of a proxy that restarts come over for a while
+	floorFDs  = 8       // one for so many clients: those of a proxy that restarts come over for a while
 )
 
 // judgedFrom is the length of a run from which on its halves are long enough to be compared: in a
