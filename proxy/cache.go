@@ -90,6 +90,16 @@ func (c *cache[V]) get(ctx context.Context, h hub.SecretHash) (V, error) {
 	return v, err
 }
 
+// sure tells whether what is known is the store's own word, and no older than that is believed: with the
+// store away it may be honoured all the same.
+func (c *cache[V]) sure(h hub.SecretHash) bool {
+	part := c.part(h)
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	e, known := part.known[h]
+	return known && !e.stale && time.Since(e.checked) <= cacheFresh
+}
+
 func (c *cache[V]) nothing() (zero V, err error) {
 	return zero, hub.Errorf(hub.NotFound, "find credentials", "they are unknown or over")
 }

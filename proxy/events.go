@@ -2,16 +2,22 @@ package proxy
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"carrel/hub"
 )
 
 const (
 	recheckEvery = 30 * time.Second
+	recheckRetry = time.Second // with the store away
 	routesEvery  = 30 * time.Second
 	routesWithin = 10 * time.Second
 	routesRetry  = 500 * time.Millisecond
+
+	recheckAtOnce = 16 // sessions that the store is asked about
 )
 
 // followEvents keeps routes, sessions and tokens true. Nothing in it waits for the store or for a
@@ -28,7 +34,7 @@ func (p *Proxy) followEvents(ctx context.Context) {
 			p.metrics.revoked.Add(float64(len(e.Sessions)))
 			p.sessions.end(e.Sessions)
 			p.tokens.end(e.Sessions)
-			p.tunnels.cutSessions(e.Sessions, "you were signed out")
+			p.tunnels.cutSessions(e.Sessions, closePolicy, "you were signed out")
 		case hub.RouteChanged:
 			if old := p.routes.apply(e.Key, e.Route); old != nil {
 				p.leave(old)
@@ -110,33 +116,62 @@ func (p *Proxy) readRoutes(ctx context.Context) error {
 	return nil
 }
 
-// recheckLoop looks again at the sessions of open tunnels, whose life may be over, and tidies up.
+// recheckLoop looks again at the sessions of open tunnels, whose life may be over, and tidies up. What
+// the store did not answer is asked again soon.
 func (p *Proxy) recheckLoop(ctx context.Context) {
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
+	again := time.NewTimer(recheckRetry)
+	defer again.Stop()
+	again.Stop() // nothing was asked yet
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.recheck:
+		case <-again.C:
 		case now := <-tick.C:
 			p.sessions.sweep(now)
 			p.tokens.sweep(now)
 		}
-		p.recheckTunnels(ctx)
+		if !p.recheckTunnels(ctx) {
+			again.Reset(recheckRetry)
+		}
 	}
 }
 
-// recheckTunnels cuts the tunnels whose session or token is over. With the store away nothing can
-// be told, and nobody can be signed out: they stay.
-func (p *Proxy) recheckTunnels(ctx context.Context) {
+// recheckTunnels cuts the tunnels whose session or token is over, and tells whether the store has
+// answered for all of them. With the store away those go on that are honoured still (see
+// [Config.RedisGrace]), and no others.
+func (p *Proxy) recheckTunnels(ctx context.Context) bool {
+	var unsure atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(recheckAtOnce)
 	for _, who := range p.tunnels.credentials() {
-		live, err := p.live(ctx, who)
-		if err != nil || ctx.Err() != nil {
-			return
-		}
-		if !live {
-			p.tunnels.cutSessions([]hub.SecretHash{who.hash}, "your session is over")
-		}
+		group.Go(func() error {
+			if !p.recheckOne(ctx, who) {
+				unsure.Store(true)
+			}
+			return nil
+		})
 	}
+	_ = group.Wait() // none fails
+	return !unsure.Load()
+}
+
+func (p *Proxy) recheckOne(ctx context.Context, who credential) (sure bool) {
+	live, err := p.live(ctx, who)
+	switch {
+	case ctx.Err() != nil:
+		return true // we go away
+	case err != nil:
+		p.tunnels.cutSessions([]hub.SecretHash{who.hash}, closeTryAgain, "who is signed in can't be checked")
+		return false
+	case !live:
+		p.tunnels.cutSessions([]hub.SecretHash{who.hash}, closePolicy, "your session is over")
+		return true
+	case who.byToken:
+		return p.tokens.sure(who.hash)
+	}
+	return p.sessions.sure(who.hash)
 }

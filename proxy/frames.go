@@ -2,10 +2,11 @@ package proxy
 
 import "encoding/binary"
 
-// The close codes that we send (RFC 6455, section 7.4.1).
+// The close codes that we send (RFC 6455, section 7.4.1, and IANA's registry that it opens).
 const (
 	closeGoingAway = 1001
 	closePolicy    = 1008
+	closeTryAgain  = 1013
 )
 
 // frames follows the boundaries of websocket frames in a stream (RFC 6455, section 5.2), without

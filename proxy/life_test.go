@@ -51,7 +51,8 @@ func TestRedisAway(t *testing.T) {
 	for name, who := range map[string]option{"session": w.as(alice), "token": byToken(alice)} {
 		w.until("the grace is over for the "+name, func() bool { return w.get(w.url("alice", ""), who).status == 503 })
 	}
-	roundTrip(t, socket, []byte("still"))
+	ask(w.proxy.recheck)
+	wantClose(t, socket, closeTryAgain)
 	w.redis.SetError("")
 	w.until("alice is known again", func() bool { return w.get(w.url("alice", ""), w.as(alice)).status == 200 })
 	w.until("bob is known", func() bool { return w.get(w.url("bob", ""), w.as(bob)).status == 200 })

@@ -109,13 +109,13 @@ func (s *tunnels) credentials() []credential {
 	return list
 }
 
-func (s *tunnels) cutSessions(hashes []hub.SecretHash, reason string) {
+func (s *tunnels) cutSessions(hashes []hub.SecretHash, code uint16, reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range hashes {
 		for _, byToken := range []bool{false, true} {
 			for t := range s.byWho[credential{h, byToken}] {
-				t.cut(closePolicy, reason)
+				t.cut(code, reason)
 			}
 		}
 	}
