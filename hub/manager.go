@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// ManagerConfig is what a [Manager] needs; every field but Observer, Logs, Watcher and Meter (found on the
-// Spawner where it has them) is required.
+// ManagerConfig is what a [Manager] needs; every field but Observer, Logs, Watcher,
+// Meter and Slots (found on the Spawner where it has them) is required.
 type ManagerConfig struct {
 	Spawner  Spawner
 	Servers  ServerStore
@@ -33,11 +33,13 @@ type Manager struct {
 	logs    Logs    // nil where the driver has none
 	watcher Watcher // likewise
 	meter   Meter   // likewise
+	slots   Slots   // likewise
 	queue   *startQueue
 	steps   *stepBoard
 	usage   *usageBoard
 	census  *census
 	wake    chan struct{} // asks Run for a reconciliation now
+	spent   chan struct{} // a slot was claimed
 
 	mu      sync.Mutex
 	flights map[ServerKey]*flight
@@ -55,12 +57,13 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		cfg.Observer = unobserved{}
 	}
 	m := &Manager{
-		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1), steps: newStepBoard(cfg.Observer), usage: newUsageBoard(), census: newCensus(),
+		cfg: cfg, flights: map[ServerKey]*flight{}, wake: make(chan struct{}, 1), spent: make(chan struct{}, 1), steps: newStepBoard(cfg.Observer), usage: newUsageBoard(), census: newCensus(),
 		queue: newStartQueue(func() int { return max(cfg.Policy().ConcurrentMax, 1) }),
 	}
 	m.logs, _ = cfg.Spawner.(Logs)
 	m.watcher, _ = cfg.Spawner.(Watcher)
 	m.meter, _ = cfg.Spawner.(Meter)
+	m.slots, _ = cfg.Spawner.(Slots)
 	return m, nil
 }
 
@@ -68,7 +71,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 // the flights under way, whose records the next hub finishes, and joins everything it launched.
 func (m *Manager) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){m.reconcileLoop, m.watchLoop, m.eventLoop, m.usageLoop, m.cullLoop} {
+	for _, loop := range []func(context.Context){m.reconcileLoop, m.watchLoop, m.eventLoop, m.usageLoop, m.cullLoop, m.poolLoop} {
 		loops.Go(func() { loop(ctx) })
 	}
 	<-ctx.Done()

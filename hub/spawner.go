@@ -105,6 +105,25 @@ type Meter interface {
 	Usage(ctx context.Context, h Handle) (Usage, error)
 }
 
+// Slots is implemented by drivers that can have servers wait, started and nobody's, for whoever
+// wants one next.
+type Slots interface {
+	// KeepSlots has so many slots wait of each shape, and no others: it makes those that are missing,
+	// one after the other until each is ready, and removes what nobody wants. One call at a time. It is
+	// Invalid where servers of a shape can't be made ahead.
+	KeepSlots(ctx context.Context, wants []SlotWant) error
+	// ClaimSlot makes a slot that waits the spec's server, as Start does; NotFound when there is none,
+	// and after any other error none was made.
+	ClaimSlot(ctx context.Context, spec Spec) (Handle, error)
+}
+
+// SlotWant is how many slots of a kind of server are to wait. What tells one person's server from
+// another's is no part of the shape.
+type SlotWant struct {
+	Shape Spec
+	Spare int
+}
+
 // Binding ties a user name to the identity that first signed in with it and to the id that keys the
 // home. It is kept in the user store, and beside the home so that it outlives a wiped store.
 type Binding struct {

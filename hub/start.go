@@ -120,7 +120,7 @@ func (m *Manager) withinShare(ctx context.Context, key ServerKey, record func() 
 // flyStart does the work of a start whose intent is recorded.
 func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server) {
 	rec, err := m.raise(ctx, f, rec)
-	if err == nil {
+	if err == nil && !f.warm { // a slot has a kernel ready
 		m.checkKernel(ctx, rec)
 	}
 	cause := m.end(ctx, f)
@@ -177,16 +177,36 @@ func (m *Manager) raise(ctx context.Context, f *flight, rec Server) (Server, err
 		return rec, err
 	}
 	m.steps.add(rec.Key, Progress{Step: "create", Message: "Preparing your server", Percent: 10})
-	handle, err := m.create(ctx, f, m.spec(rec, profile))
+	spec := m.spec(rec, profile)
+	handle, wasSlot, err := m.create(ctx, f, spec, profile.Spare > 0)
 	if err != nil {
 		return rec, err
 	}
+	if rec, err = m.record(ctx, rec, handle); err != nil {
+		return rec, err
+	}
+	within := m.cfg.Policy().StartTimeout
+	if wasSlot {
+		up, err := m.publish(ctx, f, rec, min(within, warmWithin))
+		f.warm = err == nil
+		if err == nil || ctx.Err() != nil || errors.Is(err, errStopped) {
+			return up, err
+		}
+		if rec, err = m.startCold(ctx, f, rec, spec, err); err != nil {
+			return rec, err
+		}
+	}
+	return m.publish(ctx, f, rec, within)
+}
+
+// record notes the handle of what was made.
+func (m *Manager) record(ctx context.Context, rec Server, handle Handle) (Server, error) {
 	rec.Handle = handle
 	moved, err := m.move(ctx, rec, Starting, func(s *Server) { s.Handle = handle })
 	if err != nil {
 		return rec, err
 	}
-	return m.publish(ctx, f, moved, m.cfg.Policy().StartTimeout)
+	return moved, nil
 }
 
 // makeRoom ends what is left of an earlier start, and records the new one.
@@ -220,8 +240,8 @@ func (m *Manager) makeRoom(ctx context.Context, f *flight, rec Server, owner Use
 	return next, nil
 }
 
-// create has the driver make the server.
-func (m *Manager) create(ctx context.Context, f *flight, spec Spec) (Handle, error) {
+// create has the driver make the server; wasSlot tells that it was a slot until now.
+func (m *Manager) create(ctx context.Context, f *flight, spec Spec, warm bool) (handle Handle, wasSlot bool, err error) {
 	startCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startWithin)
 	defer cancel()
 	m.mu.Lock()
@@ -230,11 +250,11 @@ func (m *Manager) create(ctx context.Context, f *flight, spec Spec) (Handle, err
 		cancel()
 	}
 	m.mu.Unlock()
-	handle, err := m.cfg.Spawner.Start(startCtx, spec)
+	handle, wasSlot, err = m.obtain(startCtx, spec, warm)
 	if err != nil && startCtx.Err() != nil && ctx.Err() == nil {
 		err = &Error{Kind: Unavailable, Op: "start server", Message: fmt.Sprintf("the server's image and container were not ready within %s", startWithin), Remedy: "ask an administrator to look at the machine and its image registry", Err: err}
 	}
-	return handle, err
+	return handle, wasSlot, err
 }
 
 // publish waits until the server answers, then gives it a route and calls it Ready.
@@ -265,11 +285,18 @@ func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Statu
 	defer listening.Wait()
 	defer end(nil)
 	listening.Go(func() {
-		select {
-		case <-ctx.Done():
-		case st := <-f.died:
-			end(ended(st))
-			f.tell(st) // if the answer came first, the flight's end has it looked after
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case st := <-f.died:
+				if now, err := m.cfg.Spawner.Inspect(ctx, rec.Handle); err == nil && runs(now) {
+					continue // word of a slot in whose place this one was started
+				}
+				end(ended(st))
+				f.tell(st) // if the answer came first, the flight's end has it looked after
+				return
+			}
 		}
 	})
 	pause := 20 * time.Millisecond
@@ -340,13 +367,19 @@ func (m *Manager) checkKernel(ctx context.Context, rec Server) {
 
 // spec is what the driver needs for a record.
 func (m *Manager) spec(rec Server, p Profile) Spec {
-	o := m.cfg.Origins
+	o, s := m.cfg.Origins, m.shape(p)
+	s.Key, s.Generation, s.UserID, s.Env, s.SafeStart = rec.Key, rec.Generation, rec.UserID, p.Env, rec.SafeStart
+	s.BasePath, s.Origin, s.Token = o.ServerPath(rec.Key), o.ServerOrigin(rec.Key.User), m.cfg.Keyring.ServerToken(rec.Key, rec.Generation)
+	s.HubURL, s.DefaultURL = o.HubURL("home"), p.DefaultURL
+	s.Progress = func(step Progress) { m.steps.add(rec.Key, step) }
+	return s
+}
+
+// shape is what the servers of a profile have in common.
+func (m *Manager) shape(p Profile) Spec {
 	return Spec{
-		Key: rec.Key, Generation: rec.Generation, UserID: rec.UserID, Profile: p.Name, Image: p.Image, Command: p.Command,
-		Limits: p.Limits, Network: p.Network, Env: p.Env, Mounts: p.Mounts, UID: p.UID, GID: p.GID, Home: p.Home,
-		BasePath: o.ServerPath(rec.Key), Origin: o.ServerOrigin(rec.Key.User), Token: m.cfg.Keyring.ServerToken(rec.Key, rec.Generation),
-		HubURL: o.HubURL("home"), DefaultURL: p.DefaultURL, SafeStart: rec.SafeStart,
-		Progress: func(step Progress) { m.steps.add(rec.Key, step) },
+		Profile: p.Name, Image: p.Image, Command: p.Command, Limits: p.Limits, Network: p.Network, Mounts: p.Mounts, UID: p.UID, GID: p.GID, Home: p.Home,
+		Progress: func(Progress) {},
 	}
 }
 

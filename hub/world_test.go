@@ -28,6 +28,8 @@ type world struct {
 	mu     sync.Mutex
 	policy hub.Policy
 	log    bytes.Buffer
+
+	pool *pool // of slots; nil: the driver has none
 }
 
 // inWorld runs a test in a bubble of its own time.
@@ -112,6 +114,14 @@ func ask(key hub.ServerKey) hub.StartRequest {
 	return hub.StartRequest{Key: key, By: hub.Principal{User: key.User}}
 }
 
+// driver is what a hub starts servers with: one that can keep slots, if the test has some.
+func (w *world) driver(g *gate) hub.Spawner {
+	if w.pool != nil {
+		return pooledSpawner{gatedSpawner{g}, w.pool}
+	}
+	return gatedSpawner{g}
+}
+
 // process is a hub: a Manager that reaches the world through a gate.
 type process struct {
 	*hub.Manager
@@ -125,7 +135,7 @@ func (w *world) hub() *process {
 	w.t.Helper()
 	g := &gate{w: w, dieAt: -1, dead: make(chan struct{})}
 	m, err := hub.NewManager(hub.ManagerConfig{
-		Spawner: gatedSpawner{g}, Servers: gatedServers{g}, Routes: gatedRoutes{g}, Users: gatedUsers{w.store, g}, Leases: gatedLeases{g}, Events: gatedEvents{g},
+		Spawner: w.driver(g), Servers: gatedServers{g}, Routes: gatedRoutes{g}, Users: gatedUsers{w.store, g}, Leases: gatedLeases{g}, Events: gatedEvents{g},
 		Notebook: gatedNotebook{g}, Keyring: w.keys, Origins: w.origins, Logger: slog.New(slog.NewTextHandler(w, nil)),
 		Policy: func() hub.Policy { w.mu.Lock(); defer w.mu.Unlock(); return w.policy },
 	})

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,7 +144,9 @@ func browser(t *testing.T) context.Context {
 	ctx, cancelAll := chromedp.NewExecAllocator(t.Context(), opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	ctx, cancelTimeout := context.WithTimeout(ctx, 3*time.Minute)
+	var over atomic.Bool // what a page complains of when it is closed under its requests is nobody's fault
 	t.Cleanup(func() {
+		over.Store(true)
 		cancelTimeout()
 		cancel()
 		cancelAll()
@@ -155,6 +158,9 @@ func browser(t *testing.T) context.Context {
 		}
 	})
 	chromedp.ListenTarget(ctx, func(event any) {
+		if over.Load() {
+			return
+		}
 		switch e := event.(type) {
 		case *runtime.EventExceptionThrown:
 			t.Errorf("the page threw %s", e.ExceptionDetails.Error())

@@ -19,7 +19,7 @@ import (
 	"carrel/hub"
 )
 
-//go:embed Dockerfile requirements.lock ca/README carrel_server/*.py config settings labextension smoke/smoke.ipynb smoke/smoke.py
+//go:embed Dockerfile requirements.lock ca/README carrel_server/*.py carrel_slot/*.py config settings labextension smoke/smoke.ipynb smoke/smoke.py
 var files embed.FS
 
 // DefaultBase is what the image is made from where a registry answers; where none does, Debian's

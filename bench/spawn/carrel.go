@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -18,18 +19,41 @@ import (
 // carrel is a deployment of the binary under measurement, with its own Redis and demo provider.
 type carrel struct {
 	o      options
+	spare  int // servers kept ready
 	dir    string
 	config string
 	c      *client
 	p      *program.Process
 }
 
-func newCarrel(o options, dir string) *carrel {
-	return &carrel{o: o, dir: dir, config: filepath.Join(dir, "carrel.yaml")}
+func newCarrel(o options, spare int, dir string) *carrel {
+	return &carrel{o: o, spare: spare, dir: dir, config: filepath.Join(dir, "carrel.yaml")}
 }
 
-func (c *carrel) name() string    { return "carrel" }
+func (c *carrel) name() string {
+	if c.spare > 0 {
+		return "carrel-ready"
+	}
+	return "carrel"
+}
+
 func (c *carrel) client() *client { return c.c }
+
+// settle waits until as many servers are ready as are kept so; the log tells of each.
+func (c *carrel) settle(ctx context.Context) error {
+	for {
+		raw, err := os.ReadFile(filepath.Join(c.dir, "log"))
+		if err != nil {
+			return err
+		}
+		if bytes.Count(raw, []byte(`msg="slot ready"`))-bytes.Count(raw, []byte(`msg="slot claimed"`)) >= c.spare {
+			return nil
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
 
 func (c *carrel) version(ctx context.Context) string {
 	v, err := program.Output(ctx, c.o.binary, "version")
@@ -112,6 +136,6 @@ func (c *carrel) yaml(deployment, port string, people []string) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "deployment: %s\nstate_dir: %s\npublic_url: http://localhost:%s/\nlisten: [\"127.0.0.1:%s\"]\n", deployment, filepath.Join(c.dir, "state"), port, port)
 	fmt.Fprintf(&b, "demo: {people: [%s]}\n", strings.Join(people, ", "))
-	fmt.Fprintf(&b, "profiles:\n  - {name: bench, title: Bench, default: true, image: %q, cpu: %g, memory: %d, disk: 1GiB}\n", c.o.image, c.o.limits.CPUs, c.o.limits.Memory)
+	fmt.Fprintf(&b, "profiles:\n  - {name: bench, title: Bench, default: true, image: %q, cpu: %g, memory: %d, disk: 1GiB, spare: %d}\n", c.o.image, c.o.limits.CPUs, c.o.limits.Memory, c.spare)
 	return []byte(b.String())
 }

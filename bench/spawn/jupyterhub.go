@@ -174,6 +174,9 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 	return nil
 }
 
+// settle has nothing to wait for: nothing is made ahead.
+func (j *jupyterHub) settle(context.Context) error { return nil }
+
 // down removes what carries this run's prefix, and nothing else.
 func (j *jupyterHub) down(ctx context.Context) error {
 	err := j.p.Stop()

@@ -1,5 +1,5 @@
-// Command spawn measures a cold start in Carrel beside JupyterHub with DockerSpawner: from the
-// start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
+// Command spawn measures a start in Carrel, cold and from a server that was kept ready, beside JupyterHub
+// with DockerSpawner: from the start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
 // once.
 //
 // It owns both deployments for as long as it runs: it installs JupyterHub and its proxy from their
@@ -46,6 +46,8 @@ type side interface {
 	up(ctx context.Context, people []string) error
 	// client is how the hub is driven.
 	client() *client
+	// settle waits until what is made ahead of a start is there.
+	settle(ctx context.Context) error
 	// down ends the hub and removes everything that it made.
 	down(ctx context.Context) error
 }
@@ -113,7 +115,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	var sides []side
 	if o.only != "jupyterhub" {
-		sides = append(sides, newCarrel(o, filepath.Join(work, "carrel")))
+		sides = append(sides, newCarrel(o, 0, filepath.Join(work, "carrel")), newCarrel(o, max(1, o.together), filepath.Join(work, "ready")))
 	}
 	if o.only != "carrel" {
 		sides = append(sides, newJupyterHub(o, filepath.Join(work, "jupyterhub"), filepath.Join(cache, "carrel-bench"), out))
@@ -215,6 +217,9 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 		err error
 	}
 	answers := make(chan answer)
+	if err := s.settle(ctx); err != nil {
+		return fmt.Errorf("%s: %w", s.name(), err)
+	}
 	begin := time.Now()
 	for _, p := range people {
 		go func() {
@@ -234,7 +239,7 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 	if failed != nil {
 		return failed
 	}
-	fmt.Fprintf(out, "round %2d  %-10s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
+	fmt.Fprintf(out, "round %2d  %-12s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
 	for _, p := range people {
 		if err := s.client().stop(ctx, p); err != nil {
 			return fmt.Errorf("%s: stop %s: %w", s.name(), p, err)

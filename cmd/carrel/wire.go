@@ -56,7 +56,7 @@ func (d *deployment) driver() (*docker.Driver, error) {
 	c := d.cfg.Spawner.Docker
 	return docker.New(docker.Config{
 		Host: c.Host, Deployment: d.cfg.Deployment, Keyring: d.keys, StateDir: d.state.docker(), HomeKind: c.HomeKind,
-		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Statics: d.state.statics(), Logger: d.logger,
+		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Statics: d.state.statics(), SocketGID: d.cfg.Proxy.UID, Logger: d.logger,
 	})
 }
 

@@ -181,6 +181,7 @@ type Profile struct {
 	Users       []string          `yaml:"users" doc:"User names that may use it; with groups empty too: everyone."`
 	Groups      []string          `yaml:"groups" doc:"Groups whose members may use it."`
 	DefaultURL  string            `yaml:"default_url" doc:"Page that opens."`
+	Spare       int               `yaml:"spare" doc:"Servers kept started and nobody's, so that whoever wants one next has it at once; each takes some 100 MiB. Carrel's kernel image, as root, only."`
 	Cull        Cull              `yaml:"cull" doc:"When a server of this profile ends by itself."`
 }
 
@@ -234,12 +235,18 @@ func Default() *Config {
 			SweepAfter: Duration(time.Minute), SweepMaxPercent: 10, ReconcileEvery: Duration(30 * time.Second),
 			Docker: Docker{HomeKind: "auto", Subnets: "10.201.0.0/16", Quarantine: Duration(10 * time.Minute)},
 		},
-		Profiles: []Profile{
-			profile("small", "Small", "For reading, teaching and light work.", 1, 1<<30, 2<<30, true),
-			profile("large", "Large", "For heavier computing.", 2, 4<<30, 10<<30, false),
-		},
-		Log: Log{Level: "info", Format: "text", Access: "errors", AccessFormat: "log"},
+		Profiles: defaultProfiles(),
+		Log:      Log{Level: "info", Format: "text", Access: "errors", AccessFormat: "log"},
 	}
+}
+
+// defaultProfiles are two, of which the first has servers kept ready, where that can be.
+func defaultProfiles() []Profile {
+	small := profile("small", "Small", "For reading, teaching and light work.", 1, 1<<30, 2<<30, true)
+	if os.Geteuid() == 0 {
+		small.Spare = 2
+	}
+	return []Profile{small, profile("large", "Large", "For heavier computing.", 2, 4<<30, 10<<30, false)}
 }
 
 // profile is a profile with the defaults of every field that a file leaves out.
@@ -308,7 +315,7 @@ func (p Profile) resolve(kernelImage string) hub.Profile {
 		Name: p.Name, Title: p.Title, Description: p.Description, Default: p.Default, Image: p.Image, Command: p.Command,
 		Limits:  hub.Limits{CPUs: p.CPU, Memory: int64(p.Memory), Disk: int64(p.Disk), Inodes: int64(p.Inodes), Shm: int64(p.Shm), Tmp: int64(p.Tmp), PIDs: int64(p.PIDs), Files: int64(p.Files)},
 		Network: hub.NetworkMode(p.Network), Env: p.Env, UID: p.UID, GID: p.GID, Home: p.Home, Users: p.Users, Groups: p.Groups,
-		Cull: p.Cull.rule(), DefaultURL: p.DefaultURL,
+		Cull: p.Cull.rule(), DefaultURL: p.DefaultURL, Spare: p.Spare,
 	}
 	if r.Image == "" {
 		r.Image = kernelImage

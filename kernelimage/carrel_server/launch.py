@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import os
+import socket
 import sys
 import tempfile
 import types
@@ -24,12 +25,22 @@ def main():
     if settings.safe_start and not sys.flags.no_user_site:
         # Only a new interpreter forgets the packages in the home. The token is still in its environment.
         os.execv(sys.executable, [sys.executable, "-P", "-s", "-c", "from carrel_server.launch import main; main()", *sys.argv[1:]])
+    defer("rfc3987_syntax", "is_valid_syntax")
+    serve(settings, os.environ)
+
+
+def serve(settings, environ, more=()):
+    """Be the server that the settings describe, until it is ended; more are arguments beside theirs."""
     private = tempfile.mkdtemp(prefix="carrel-")
-    environ = config.environment(settings, os.environ, private)
+    environ = config.environment(settings, environ, private)
     os.environ.clear()
     os.environ.update(environ)
-    defer("rfc3987_syntax", "is_valid_syntax")
-    app = initialize(settings)
+    app = initialize(settings, private, more)
+    if settings.listen is not None:
+        listener = socket.socket(fileno=settings.listen)
+        listener.set_inheritable(False)  # it may have come by an exec
+        listener.setblocking(False)
+        app.io_loop.add_callback(app.http_server.add_socket, listener)
     gc.enable()
     gc.freeze()
     with contextlib.suppress(OSError):
@@ -37,11 +48,11 @@ def main():
     app.start()
 
 
-def initialize(settings):
-    """Build the application; it listens when this returns."""
+def initialize(settings, private, more=()):
+    """Build the application; it answers once its loop runs. ``private`` is a directory of this start alone."""
     from jupyterlab.labapp import LabApp
 
-    app = LabApp.initialize_server(argv=sys.argv[1:] + config.arguments(settings))
+    app = LabApp.initialize_server(argv=sys.argv[1:] + config.arguments(settings, private) + list(more))
     if not files.are_of_image(app.extension_manager.extension_points["lab"].app):
         # The proxy serves the image's files in our place, unless it hears this in an answer.
         app.web_app.settings["headers"] = {**app.web_app.settings.get("headers", {}), "X-Carrel-Static": "own"}

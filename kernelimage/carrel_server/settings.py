@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 
+LISTEN = "CARREL_LISTEN_FD"  # the descriptor of a socket that listens already; see carrel_slot
+
+
 class Fault(Exception):
     """A setting that can't be used; the text names it."""
 
@@ -23,6 +26,7 @@ class Settings:
     origin: str
     safe_start: bool
     home: str
+    listen: int | None  # descriptor
 
 
 def read(environ):
@@ -40,6 +44,9 @@ def read(environ):
     default_url = environ.get("CARREL_DEFAULT_URL") or "/lab"
     if not re.fullmatch(r"/[^\s\\]*", default_url) or default_url.startswith("//"):
         raise Fault(f"CARREL_DEFAULT_URL is {default_url!r}: it must be a path that begins with a slash")
+    listen = environ.get(LISTEN) or None
+    if listen and not re.fullmatch(r"[0-9]{1,9}", listen):
+        raise Fault(f"{LISTEN} is {listen!r}: it must be the number of a descriptor")
     return Settings(
         token=token,
         base_url=base_url,
@@ -49,6 +56,7 @@ def read(environ):
         origin=_origin(environ),
         safe_start=(environ.get("CARREL_SAFE_START") or "").lower() in ("1", "true", "yes"),
         home=home,
+        listen=int(listen) if listen else None,
     )
 
 
@@ -66,14 +74,15 @@ def _origin(environ):
     return value
 
 
-def arguments(settings):
-    """Jupyter's arguments. They go in by a call and never through argv, where every process of the
+def arguments(settings, private):
+    """Jupyter's arguments; ``private`` is a directory of this start alone. They go in by a call and never through argv, where every process of the
     machine could read the token; they win over what a configuration file says."""
     shell = ["/bin/bash", "--noprofile", "--norc"] if settings.safe_start else ["/bin/bash"]
+    where = ["--ServerApp.ip=0.0.0.0", f"--ServerApp.port={settings.port}", "--ServerApp.port_retries=0"]
+    if settings.listen is not None:  # no port then; it wants a socket of its own beside the one it is given
+        where = [f"--ServerApp.sock={os.path.join(private, 'server.sock')}"]
     args = [
-        "--ServerApp.ip=0.0.0.0",
-        f"--ServerApp.port={settings.port}",
-        "--ServerApp.port_retries=0",
+        *where,
         f"--ServerApp.base_url={settings.base_url}",
         f"--ServerApp.default_url={settings.default_url}",
         f"--LabApp.default_url={settings.default_url}",
@@ -94,7 +103,7 @@ def environment(settings, environ, private):
     """The environment of the server and its kernels, from the one it was started with. ``private``
     is a directory of this start alone, outside of the home: what runs is described there, so that a
     full home hinders no start and no key of a kernel is left behind."""
-    env = {k: v for k, v in environ.items() if k not in ("CARREL_TOKEN", "JUPYTER_TOKEN")}
+    env = {k: v for k, v in environ.items() if k not in ("CARREL_TOKEN", "JUPYTER_TOKEN", LISTEN)}
     env["JUPYTER_RUNTIME_DIR"] = os.path.join(private, "runtime")
     if not settings.safe_start:
         local = os.path.join(settings.home, ".local", "bin")

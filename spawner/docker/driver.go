@@ -37,6 +37,7 @@ type Config struct {
 	Upstreams  []string      // resolvers that names are asked of, as "host:port"; empty: the host's
 	Statics    string        // where images' static files are kept (see package statics), read by proxies; "": nowhere
 	Quarantine time.Duration // how long an address stays unused after its container
+	SocketGID  int           // the proxy's group, which reaches the sockets of servers that were slots
 	Logger     *slog.Logger
 }
 
@@ -49,6 +50,8 @@ type Driver struct {
 	homes    *homes
 	pulls    *pulls
 	wanted   chan string // images whose static files are to be kept
+	slots    *slots
+	crash    func(step string) bool // nil but in tests; see at
 }
 
 var (
@@ -57,6 +60,7 @@ var (
 	_ hub.Watcher  = (*Driver)(nil)
 	_ hub.Meter    = (*Driver)(nil)
 	_ hub.Bindings = (*Driver)(nil)
+	_ hub.Slots    = (*Driver)(nil)
 )
 
 // New checks the configuration and makes a client; it asks Docker nothing yet.
@@ -82,7 +86,7 @@ func New(cfg Config) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls(), wanted: make(chan string, 64)}
+	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls(), wanted: make(chan string, 64), slots: newSlots()}
 	d.homes = &homes{cfg: cfg, api: api, inUse: d.homeInUse}
 	d.addrs = &addressBook{path: filepath.Join(cfg.StateDir, "addresses.json"), quiet: cfg.Quarantine, used: d.addressesInUse, logger: cfg.Logger}
 	return d, nil
@@ -186,5 +190,6 @@ func (d *Driver) keep(ctx context.Context) {
 // Close ends pulls that are under way, and the client's connections.
 func (d *Driver) Close() error {
 	d.pulls.stop()
+	d.slots.close()
 	return d.api.close()
 }

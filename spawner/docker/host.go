@@ -19,7 +19,7 @@ import (
 )
 
 // This file holds every operation on the host that needs root's rights: make, check, grow, mount and
-// unmount the image of a home, and set the packet filter. They touch paths of the state directory
+// unmount the image of a home, have it appear in a slot, and set the packet filter. They touch paths of the state directory
 // only, which no container sees; what is inside a home is never looked at. Beside them the driver
 // writes files of its own in that directory (see writeFile) and asks Docker.
 
@@ -117,6 +117,39 @@ func mountHome(ctx context.Context, source, point string) error {
 
 func unmountHome(ctx context.Context, point string) error {
 	return homeFault("unmount home", runTool(ctx, "", "umount", point))
+}
+
+// shareMounts makes a directory of ours a mount of its own whose mounts are told to those that follow
+// it: what is mounted below it later appears in containers that were started before (rslave; see
+// mount_namespaces(7)). It is idempotent.
+func shareMounts(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return homeFault("share mounts", err)
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo") // proc_pid_mountinfo(5)
+	if err == nil && !bytes.Contains(table, []byte(" "+strings.ReplaceAll(dir, " ", `\040`)+" rw")) {
+		err = unix.Mount(dir, dir, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return homeFault("share mounts", err)
+	}
+	return homeFault("share mounts", unix.Mount("", dir, "", unix.MS_SHARED, ""))
+}
+
+// showHome has a home that is mounted appear at a path of ours below a shared one, with the limits of
+// its mount: nosuid, nodev.
+func showHome(home, point string) error {
+	return homeFault("show home", unix.Mount(home, point, "", unix.MS_BIND, ""))
+}
+
+// hideMount takes away what showHome or shareMounts made; nothing is no error.
+func hideMount(point string) error {
+	err := unix.Unmount(point, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return homeFault("hide home", err)
 }
 
 // mounted tells whether something is mounted at a path of ours, by the device numbers of it and of

@@ -43,6 +43,7 @@ type wants struct {
 	resolvConf string     // host-only file
 	home       mount.Mount
 	seccomp    string // profile, as JSON
+	control    string // host-only directory of a slot's control socket; "" for a server that is nobody's slot
 }
 
 // walls makes the whole of a container's configuration. It is pure, and the only place where walls
@@ -52,7 +53,7 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 	cfg := &container.Config{
 		Image:       w.image.id,
 		User:        strconv.Itoa(s.UID) + ":" + strconv.Itoa(s.GID),
-		Env:         environment(w),
+		Env:         w.environment(),
 		Cmd:         command(w),
 		Labels:      w.labels,
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
@@ -71,7 +72,7 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 	initProcess := !w.image.kernel || len(s.Command) > 0 // our image's own command begins with tini
 	host := &container.HostConfig{
 		NetworkMode:    container.NetworkMode(w.network),
-		DNS:            []string{w.resolver},
+		DNS:            resolvers(w),
 		CapDrop:        strslice.StrSlice{"ALL"},
 		SecurityOpt:    []string{"no-new-privileges", "seccomp=" + w.seccomp},
 		ReadonlyRootfs: true,
@@ -95,10 +96,21 @@ func walls(w wants) (*container.Config, *container.HostConfig, *network.Networki
 			},
 		},
 	}
+	if !w.address.IsValid() {
+		return cfg, host, nil
+	}
 	ends := &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
 		w.network: {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: w.address.String()}},
 	}}
 	return cfg, host, ends
+}
+
+// resolvers are none where there is no network.
+func resolvers(w wants) []string {
+	if w.resolver == "" {
+		return nil
+	}
+	return []string{w.resolver}
 }
 
 func orElse(v, otherwise int64) int64 {
@@ -130,7 +142,13 @@ func tmpfs(w wants) map[string]string {
 
 // mounts are the home, the operator's paths and the resolver's file; nothing else of the host.
 func mounts(w wants) []mount.Mount {
-	ms := []mount.Mount{{Type: mount.TypeBind, Source: w.resolvConf, Target: "/etc/resolv.conf", ReadOnly: true, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}}
+	var ms []mount.Mount
+	if w.resolvConf != "" {
+		ms = append(ms, readOnly(w.resolvConf, "/etc/resolv.conf"))
+	}
+	if w.control != "" {
+		ms = append(ms, readOnly(w.control, guestControl))
+	}
 	if w.home.Target != "" {
 		ms = append(ms, w.home)
 	}
@@ -140,20 +158,51 @@ func mounts(w wants) []mount.Mount {
 	return ms
 }
 
+func readOnly(source, target string) mount.Mount {
+	return mount.Mount{Type: mount.TypeBind, Source: source, Target: target, ReadOnly: true, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}
+}
+
+// spareKernelMemory is from how many bytes of a server's memory on a slot has a kernel wait too, which
+// takes some 60 MiB.
+const spareKernelMemory = 512 << 20
+
+// guestControl is where a slot finds the control socket; its package carrel_slot knows.
+const guestControl = "/run/carrel"
+
+// environment is the container's own: a slot's is that of nobody, and the rest comes with the claim.
+func (w wants) environment() []string {
+	if w.control != "" {
+		env := []string{"HOME=" + homeOf(w.spec)}
+		if orElse(w.spec.Limits.Memory, defaultMemory) >= spareKernelMemory {
+			env = append(env, "CARREL_SPARE_KERNEL=1")
+		}
+		return env
+	}
+	env := environment(w)
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+func homeOf(s hub.Spec) string {
+	if s.Home == "" {
+		return "/tmp"
+	}
+	return s.Home
+}
+
 // environment is the profile's, then ours, which it can't override. The token is here and never in
 // the command line, which every process on the host can read.
-func environment(w wants) []string {
+func environment(w wants) map[string]string {
 	s := w.spec
 	env := maps.Clone(s.Env)
 	if env == nil {
 		env = map[string]string{}
 	}
-	home := s.Home
-	if home == "" {
-		home = "/tmp"
-	}
 	maps.Copy(env, map[string]string{
-		"HOME": home, "CARREL_TOKEN": s.Token.Reveal(), "CARREL_BASE_URL": s.BasePath, "CARREL_PORT": strconv.Itoa(port),
+		"HOME": homeOf(s), "CARREL_TOKEN": s.Token.Reveal(), "CARREL_BASE_URL": s.BasePath, "CARREL_PORT": strconv.Itoa(port),
 		"CARREL_DEFAULT_URL": s.DefaultURL, "CARREL_HUB_URL": s.HubURL, "CARREL_ORIGIN": s.Origin, "CARREL_SAFE_START": "0",
 		"JUPYTERHUB_USER": s.Key.User.String(), "JUPYTERHUB_SERVICE_PREFIX": s.BasePath,
 	})
@@ -166,11 +215,7 @@ func environment(w wants) []string {
 			env["JUPYTER_NO_CONFIG"], env["PYTHONNOUSERSITE"] = "1", "1"
 		}
 	}
-	list := make([]string, 0, len(env))
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, k+"="+env[k])
-	}
-	return list
+	return env
 }
 
 // command is the profile's; else the image's own for Carrel's kernel image, and for any other that
@@ -179,6 +224,8 @@ func command(w wants) strslice.StrSlice {
 	switch {
 	case len(w.spec.Command) > 0:
 		return w.spec.Command
+	case w.control != "":
+		return strslice.StrSlice{"carrel-slot"}
 	case w.image.kernel:
 		return nil
 	}

@@ -28,10 +28,17 @@ import (
 // kernelLabel marks Carrel's own kernel image, whose command reads our environment.
 const kernelLabel = "dev.carrel.kernel"
 
+// slotLabel tells which protocol an image's carrel-slot speaks.
+const (
+	slotLabel    = "dev.carrel.slot"
+	slotProtocol = "1"
+)
+
 // imageFacts are what a start needs to know of an image.
 type imageFacts struct {
 	id      string
 	kernel  bool
+	slots   bool     // it has carrel-slot, of the protocol that we speak
 	volumes []string // that its VOLUME lines declare, in order
 }
 
@@ -70,6 +77,7 @@ func (d *Driver) facts(ctx context.Context, ref string) (imageFacts, error) {
 	f := imageFacts{id: img.ID}
 	if img.Config != nil {
 		f.kernel = img.Config.Labels[kernelLabel] != ""
+		f.slots = f.kernel && img.Config.Labels[slotLabel] == slotProtocol
 		f.volumes = slices.Sorted(maps.Keys(img.Config.Volumes))
 	}
 	return f, nil

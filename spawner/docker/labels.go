@@ -18,6 +18,8 @@ const (
 	labelProfile    = "dev.carrel.profile"
 	labelAddress    = "dev.carrel.address"
 	labelHome       = "dev.carrel.home"
+	labelSlot       = "dev.carrel.slot-id" // of a slot, claimed or not; see claims.go
+	labelShape      = "dev.carrel.shape"   // likewise
 	labelMAC        = "dev.carrel.mac"
 )
 
@@ -63,11 +65,15 @@ type identity struct {
 	profile string
 	address string
 	home    string
+	slot    string // id of the slot that it was; "" for one that was started cold
 }
 
 // read checks a container's labels; ok is false for what is not this deployment's own.
 func (d *Driver) read(name string, l map[string]string) (identity, bool) {
 	name = strings.TrimPrefix(name, "/")
+	if l[labelSlot] != "" {
+		return d.readSlot(name, l)
+	}
 	if l[labelDeployment] != d.cfg.Deployment || !d.cfg.Keyring.CheckLabelMAC(l[labelMAC], macParts(name, l)...) {
 		return identity{}, false
 	}
@@ -79,5 +85,5 @@ func (d *Driver) read(name string, l map[string]string) (identity, bool) {
 	if err != nil {
 		return identity{}, false
 	}
-	return identity{key, hub.Generation(g), hub.UserID(l[labelUserID]), l[labelProfile], l[labelAddress], l[labelHome]}, true
+	return identity{key: key, gen: hub.Generation(g), userID: hub.UserID(l[labelUserID]), profile: l[labelProfile], address: l[labelAddress], home: l[labelHome]}, true
 }

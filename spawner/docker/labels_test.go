@@ -22,7 +22,7 @@ func TestLabelsTellWhoseAContainerIs(t *testing.T) {
 	name, spec, l := labelled(t, d)
 	for _, n := range []string{name, "/" + name} {
 		id, ok := d.read(n, l)
-		if want := (identity{spec.Key, 7, "uabc", "small", "10.201.0.5", homeLoop}); !ok || id != want {
+		if want := (identity{key: spec.Key, gen: 7, userID: "uabc", profile: "small", address: "10.201.0.5", home: homeLoop}); !ok || id != want {
 			t.Errorf("read %s: %+v, %v", n, id, ok)
 		}
 	}

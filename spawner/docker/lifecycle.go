@@ -3,7 +3,9 @@ package docker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"math"
 	"net/netip"
@@ -73,10 +75,10 @@ func (d *Driver) Start(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
 	return d.handle(name), nil
 }
 
-// outlast gives a context that ends with its deadline, or a while after ctx: Docker goes on with what
+// outlast gives a context that ends after createTimeout, or a while after ctx: Docker goes on with what
 // it was asked when the one who asked hangs up, and what comes of it has to be known to be removed.
-func outlast(ctx context.Context, within time.Duration) (context.Context, context.CancelFunc) {
-	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
+func outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 	stop := context.AfterFunc(ctx, func() {
 		late := time.AfterFunc(callTimeout, cancel)
 		context.AfterFunc(out, func() { late.Stop() })
@@ -87,7 +89,7 @@ func outlast(ctx context.Context, within time.Duration) (context.Context, contex
 // run starts a container that was created; one that does not start, or is not wanted any more when
 // it does, is removed.
 func (d *Driver) run(ctx context.Context, name string) error {
-	callCtx, done := outlast(ctx, createTimeout)
+	callCtx, done := outlast(ctx)
 	defer done()
 	err := d.api.on(callCtx).ContainerStart(callCtx, name, container.StartOptions{})
 	if err == nil {
@@ -111,8 +113,12 @@ func (d *Driver) adoptOwn(ctx context.Context, name string, spec hub.Spec) (bool
 	if err != nil {
 		return false, fail("look for container", err)
 	}
-	if _, ours := d.read(c.Name, c.Config.Labels); !ours {
+	id, ours := d.read(c.Name, c.Config.Labels)
+	if !ours && !d.isSlot(c.Config.Labels) {
 		return false, &hub.Error{Kind: hub.Conflict, Op: "docker: create container", Message: "the name of this server's container is taken by something else", Remedy: "an administrator must remove the container " + name}
+	}
+	if c.Config.Labels[labelSlot] != "" && (!ours || !d.claimed(id.slot)) {
+		return false, d.dropSlot(callCtx, c.Config.Labels[labelSlot], c.ID, c.Config.Labels[labelAddress]) // a claim that was cut short
 	}
 	if c.State.Status != container.StateCreated {
 		return true, nil
@@ -132,7 +138,7 @@ func (d *Driver) adoptOwn(ctx context.Context, name string, spec hub.Spec) (bool
 // create makes everything that the container needs, and the container; when a step fails, what was
 // made is removed.
 func (d *Driver) create(ctx context.Context, name string, spec hub.Spec, img imageFacts) error {
-	ctx, done := outlast(ctx, createTimeout)
+	ctx, done := outlast(ctx)
 	defer done()
 	net, err := d.networks.ensure(ctx, spec.Network)
 	if err != nil {
@@ -251,7 +257,13 @@ func (d *Driver) statusOf(name string, id identity, state container.ContainerSta
 		st.Phase = hub.Failed
 		return st
 	}
-	if addr, err := netip.ParseAddr(id.address); err == nil && st.Phase != hub.Starting {
+	switch addr, err := netip.ParseAddr(id.address); {
+	case st.Phase == hub.Starting:
+	case id.slot != "" && !d.claimed(id.slot):
+		st.Phase = hub.Starting
+	case id.slot != "":
+		st.Endpoint, _ = hub.ParseEndpoint("unix://" + d.slotFile(id.slot, slotServer))
+	case err == nil:
 		st.Endpoint, _ = hub.ParseEndpoint("http://" + netip.AddrPortFrom(addr, port).String())
 	}
 	return st
@@ -305,7 +317,12 @@ func (d *Driver) Stop(ctx context.Context, h hub.Handle, grace time.Duration) er
 	if err := d.api.on(ctx).ContainerStop(ctx, c.ID, container.StopOptions{Timeout: &seconds}); err != nil && !isNotFound(err) {
 		return fail("stop container", err)
 	}
-	if err := d.remove(ctx, c.ID, id.address); err != nil {
+	if id.slot != "" {
+		err = d.dropSlot(ctx, id.slot, c.ID, id.address)
+	} else {
+		err = d.remove(ctx, c.ID, id.address)
+	}
+	if err != nil {
 		return err
 	}
 	d.homes.close(ctx, id.userID)
@@ -435,6 +452,15 @@ func (d *Driver) homeInUse(ctx context.Context, id hub.UserID) (bool, error) {
 	defer done()
 	all, err := d.labelled(ctx)
 	return err != nil || slices.ContainsFunc(all, func(c container.Summary) bool {
-		return c.Labels[labelUserID] == string(id) && c.Labels[labelHome] != ""
+		return c.Labels[labelUserID] == string(id) && c.Labels[labelHome] != "" || c.Labels[labelSlot] != "" && d.slotHasHome(c.Labels[labelSlot], id)
 	}), err
+}
+
+// slotHasHome tells whether a slot was claimed for a person; one whose record can't be read counts.
+func (d *Driver) slotHasHome(slot string, id hub.UserID) bool {
+	c, err := d.readClaim(slot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	return err != nil || c.UserID == id && c.Home != ""
 }

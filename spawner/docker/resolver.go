@@ -57,7 +57,7 @@ func (d *Driver) resolveAlone(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	callCtx, done := outlast(ctx, createTimeout)
+	callCtx, done := outlast(ctx)
 	b, err := d.networks.ensure(callCtx, hub.NetworkOpen)
 	done()
 	if err != nil {

@@ -1,0 +1,124 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// poolEvery is how often the slots that wait are looked at; a claim has them looked at soon.
+	poolEvery = 15 * time.Second
+	// Making a slot takes a core for a second or two. Who just claimed one comes first: slots are made
+	// when no start was under way for calmFor, or after calmWithin at the latest.
+	calmFor    = 500 * time.Millisecond
+	calmWithin = 5 * time.Second
+)
+
+// poolLoop has as many slots wait as the profiles ask for.
+func (m *Manager) poolLoop(ctx context.Context) {
+	if m.slots == nil {
+		return
+	}
+	tick := time.NewTicker(poolEvery)
+	defer tick.Stop()
+	said := ""
+	for ctx.Err() == nil {
+		text := ""
+		if err := m.slots.KeepSlots(ctx, m.slotWants()); err != nil && ctx.Err() == nil {
+			text = err.Error()
+		}
+		if text != said {
+			if said = text; text != "" {
+				m.cfg.Logger.WarnContext(ctx, "slots can't be kept ready; servers start cold", "error", text)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-m.spent:
+			m.awaitCalm(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// awaitCalm waits until no start is under way in this process, for a while.
+func (m *Manager) awaitCalm(ctx context.Context) {
+	ctx, done := context.WithTimeout(ctx, calmWithin)
+	defer done()
+	tick := time.NewTicker(calmFor / 5)
+	defer tick.Stop()
+	for calm := 0; calm < 5; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			calm++
+			if m.starting() {
+				calm = 0
+			}
+		}
+	}
+}
+
+// starting tells whether this process flies a start that is not over.
+func (m *Manager) starting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.flights {
+		if f.starting && !f.ending {
+			return true
+		}
+	}
+	return false
+}
+
+// slotWants is what the policy asks for.
+func (m *Manager) slotWants() []SlotWant {
+	var wants []SlotWant
+	for _, p := range m.cfg.Policy().Profiles {
+		if p.Spare > 0 {
+			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: p.Spare})
+		}
+	}
+	return wants
+}
+
+// obtain has the driver make the server: of a slot that waits, or cold. warm tells which.
+func (m *Manager) obtain(ctx context.Context, spec Spec, warm bool) (h Handle, wasSlot bool, err error) {
+	if m.slots != nil && warm {
+		h, err = m.slots.ClaimSlot(ctx, spec)
+		if err == nil {
+			select {
+			case m.spent <- struct{}{}:
+			default:
+			}
+			m.cfg.Logger.InfoContext(ctx, "slot claimed", "server", spec.Key.String(), "generation", spec.Generation)
+			spec.Progress(Progress{Step: "create", Message: "A server that was kept ready is yours", Percent: 60})
+			return h, true, nil
+		}
+		if KindOf(err) != NotFound && ctx.Err() == nil {
+			m.cfg.Logger.WarnContext(ctx, "slot not claimed; started cold", "server", spec.Key.String(), "error", err)
+		}
+	}
+	h, err = m.cfg.Spawner.Start(ctx, spec)
+	return h, false, err
+}
+
+// warmWithin is how long a server that was a slot may take to answer; then one is started cold in its
+// place.
+const warmWithin = 10 * time.Second
+
+// startCold ends a server that was a slot and did not come to answer, and starts one cold in its place,
+// under the same generation.
+func (m *Manager) startCold(ctx context.Context, f *flight, rec Server, spec Spec, why error) (Server, error) {
+	m.cfg.Logger.WarnContext(ctx, "a server of a slot did not answer; started cold", "server", rec.Key.String(), "generation", rec.Generation, "error", why)
+	if err := m.cfg.Spawner.Stop(ctx, rec.Handle, 0); err != nil {
+		return rec, errors.Join(why, err)
+	}
+	handle, _, err := m.create(ctx, f, spec, false)
+	if err != nil {
+		return rec, err
+	}
+	return m.record(ctx, rec, handle)
+}

@@ -1,0 +1,469 @@
+//go:build integration
+
+package docker
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"carrel/hub"
+)
+
+// keep has slots wait, and fails the test when they can't.
+func keep(t *testing.T, d *Driver, spec hub.Spec, spare int) {
+	t.Helper()
+	if err := d.KeepSlots(t.Context(), []hub.SlotWant{{Shape: spec, Spare: spare}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// claimOne claims a slot and gives the server's status.
+func claimOne(t *testing.T, d *Driver, spec hub.Spec) (hub.Handle, hub.Status) {
+	t.Helper()
+	h, err := d.ClaimSlot(t.Context(), spec)
+	if err != nil {
+		t.Fatalf("claim: %v", err)
+	}
+	st, err := d.Inspect(t.Context(), h)
+	if err != nil || st.Phase != hub.Ready || st.Endpoint.IsZero() || st.UserID != spec.UserID || st.Key != spec.Key || st.Generation != spec.Generation {
+		t.Fatalf("inspect: %+v, %v", st, err)
+	}
+	return h, st
+}
+
+// ask asks a server over its unix socket, once, and waits for its answer.
+func ask(t *testing.T, e hub.Endpoint, path, token string) (int, string) {
+	t.Helper()
+	conn, err := net.DialTimeout("unix", strings.TrimPrefix(e.String(), "unix://"), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://slot"+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "token "+token)
+	}
+	if err := req.Write(conn); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(body)
+}
+
+// A slot becomes a person's server with their home, their limits and walls, and answers at once;
+// what they write is there in the next server, be it cold or a slot again.
+func TestSlotBecomesAServer(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	spec.Env = map[string]string{"GREETING": "hello"}
+	keep(t, d, spec, 1)
+	began := time.Now()
+	h, st := claimOne(t, d, spec)
+	claimed := time.Since(began)
+	if code, body := ask(t, st.Endpoint, spec.BasePath+"lab", spec.Token.Reveal()); code != http.StatusOK || !strings.Contains(body, "jupyter-config-data") {
+		t.Fatalf("/lab: status %d, %.300s", code, body)
+	}
+	t.Logf("claimed in %v, /lab after %v", claimed, time.Since(began))
+	if code, _ := ask(t, st.Endpoint, spec.BasePath+"api/contents", ""); code != http.StatusForbidden {
+		t.Errorf("without a token: status %d", code)
+	}
+	var seen struct {
+		Home     string   `json:"home"`
+		Bytes    int64    `json:"bytes"`
+		Writable []string `json:"writable"`
+		Links    []string `json:"links"`
+		Token    bool     `json:"token"`
+		Cwd      string   `json:"cwd"`
+	}
+	const look = `
+import json, os, pathlib
+home = os.environ["HOME"]
+pathlib.Path(home, "mine.txt").write_text("of alice")
+stat = os.statvfs(home)
+server = next(p for p in os.listdir("/proc") if p.isdigit() and b"carrel-slot" in open(f"/proc/{p}/cmdline", "rb").read() and b"tini" not in open(f"/proc/{p}/cmdline", "rb").read())
+writable = [d for d in ("/", "/usr/local", "/run/carrel", "/etc") if os.access(d, os.W_OK)]
+print(json.dumps({"home": home, "bytes": stat.f_blocks * stat.f_frsize, "writable": writable, "links": os.listdir("/sys/class/net"),
+    "token": "sesame" in open(f"/proc/{server}/environ").read() + open(f"/proc/{server}/cmdline").read(), "cwd": os.readlink(f"/proc/{server}/cwd")}))
+`
+	if err := json.Unmarshal([]byte(python(t, d, h, look)), &seen); err != nil {
+		t.Fatal(err)
+	}
+	if seen.Home != spec.Home || seen.Bytes > spec.Limits.Disk || seen.Bytes < spec.Limits.Disk/2 || len(seen.Writable) > 0 || len(seen.Links) != 1 || seen.Token || seen.Cwd != spec.Home {
+		t.Errorf("inside it is %+v", seen)
+	}
+	if _, err := d.ClaimSlot(t.Context(), testSpec(t, "bob")); hub.KindOf(err) != hub.NotFound {
+		t.Errorf("a second claim of the only slot: %v", err)
+	}
+	stop(t, d, h)
+	if mounted(d.homes.mountPoint(spec.UserID)) {
+		t.Error("the home is mounted after the stop")
+	}
+	spec.Generation = 2
+	h, _ = start(t, d, spec)
+	if got := python(t, d, h, `print(open("/home/jovyan/mine.txt").read())`); got != "of alice" {
+		t.Errorf("a cold server finds %q", got)
+	}
+	stop(t, d, h)
+	spec.Generation = 3
+	keep(t, d, spec, 1)
+	h, _ = claimOne(t, d, spec)
+	if got := python(t, d, h, `print(open("/home/jovyan/mine.txt").read())`); got != "of alice" {
+		t.Errorf("a slot finds %q", got)
+	}
+	stop(t, d, h)
+}
+
+// execute starts a kernel of a server and runs code in it; the time is that from asking for a kernel to
+// its output.
+func execute(t *testing.T, e hub.Endpoint, spec hub.Spec, code string) (string, time.Duration) {
+	t.Helper()
+	path := strings.TrimPrefix(e.String(), "unix://")
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	began := time.Now()
+	client := &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://slot"+spec.BasePath+"api/kernels", strings.NewReader(`{"name":"python3"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth := http.Header{"Authorization": {"token " + spec.Token.Reveal()}}
+	req.Header = auth.Clone()
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var k struct {
+		ID string `json:"id"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&k); err != nil || res.StatusCode != http.StatusCreated {
+		t.Fatalf("kernel: status %d, %v", res.StatusCode, err)
+	}
+	ws := websocket.Dialer{NetDialContext: dial, HandshakeTimeout: time.Minute}
+	conn, answer, err := ws.DialContext(t.Context(), "ws://slot"+spec.BasePath+"api/kernels/"+k.ID+"/channels", auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	defer conn.Close()
+	message := map[string]any{
+		"header":        map[string]string{"msg_id": "m1", "msg_type": "execute_request", "session": "s", "username": "u", "version": "5.3"},
+		"parent_header": map[string]string{}, "metadata": map[string]string{}, "channel": "shell",
+		"content": map[string]any{"code": code, "silent": false, "store_history": true, "user_expressions": map[string]string{}, "allow_stdin": false},
+	}
+	if err := conn.WriteJSON(message); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		var m struct {
+			Header struct {
+				Type string `json:"msg_type"`
+			} `json:"header"`
+			Content struct {
+				Text, Evalue string
+			} `json:"content"`
+		}
+		if err := conn.ReadJSON(&m); err != nil {
+			t.Fatal(err)
+		}
+		switch m.Header.Type {
+		case "stream":
+			return strings.TrimSpace(m.Content.Text), time.Since(began)
+		case "error":
+			t.Fatalf("the kernel failed: %s", m.Content.Evalue)
+		}
+	}
+}
+
+const kernelSays = `
+import os, sys, IPython
+shell = IPython.get_ipython()
+print(os.getppid() != 1, os.getcwd(), os.environ.get("GREETING"), "CARREL_TOKEN" in os.environ, os.environ["HOME"],
+    str(shell.history_manager.hist_file).startswith(os.environ["HOME"]), globals().get("mine"), any(".local/lib" in p for p in sys.path))
+`
+
+// The first kernel waited too: it answers at once, and is where and what one is that was started then.
+// The next is started as ever.
+func TestSpareKernel(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	spec.Env = map[string]string{"GREETING": "hello"}
+	for home, prepare := range map[string]string{
+		"an empty home":                 "",
+		"packages of one's own":         `import site, os; os.makedirs(site.getusersitepackages() + "/mine")`,
+		"a newer version of a package":  `import site, os; os.makedirs(site.getusersitepackages() + "/zmq2"); os.makedirs(site.getusersitepackages() + "/traitlets_x")`,
+		"a startup file of one's own":   `import os; p = os.path.expanduser("~/.ipython/profile_default/startup"); os.makedirs(p); open(p + "/00.py", "w").write("mine = 42")`,
+		"configuration of the kernel's": `import os; p = os.path.expanduser("~/.ipython/profile_default"); os.makedirs(p, exist_ok=True); open(p + "/ipython_kernel_config.py", "w").write("c.InteractiveShellApp.exec_lines = ['mine = 42']")`,
+	} {
+		t.Run(home, func(t *testing.T) {
+			spec := spec
+			spec.Key, spec.UserID = key(t, "alice", ""), hub.UserID("u"+strings.ToLower(rand.Text()[:8]))
+			if prepare != "" {
+				h, _ := start(t, d, spec)
+				python(t, d, h, prepare)
+				stop(t, d, h)
+			}
+			spec.Generation = 2
+			keep(t, d, spec, 1)
+			h, st := claimOne(t, d, spec)
+			defer stop(t, d, h)
+			if code, _ := ask(t, st.Endpoint, spec.BasePath+"api", ""); code != http.StatusOK {
+				t.Fatalf("status %d", code)
+			}
+			out, took := execute(t, st.Endpoint, spec, kernelSays)
+			next, started := execute(t, st.Endpoint, spec, kernelSays)
+			t.Logf("the first kernel answers in %v, the next in %v", took, started)
+			if out != next || !strings.HasPrefix(out, "True /home/jovyan hello False /home/jovyan True "+map[bool]string{true: "42", false: "None"}[strings.Contains(prepare, "mine = 42")]) {
+				t.Errorf("the first kernel says %q, the next %q", out, next)
+			}
+			if n := strings.Count(python(t, d, h, `import os; print([open(f"/proc/{p}/cmdline").read() for p in os.listdir("/proc") if p.isdigit()])`), "carrel_slot.kernel"); (n == 1) != !strings.Contains(prepare, "mine = 42") {
+				t.Errorf("%d kernels that waited are there", n)
+			}
+		})
+	}
+}
+
+// One slot is claimed by one of many at once; the others are told that there is none.
+func TestOneOfManyClaims(t *testing.T) {
+	d := newDriver(t)
+	keep(t, d, testSpec(t, "alice"), 2)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := map[string]hub.Handle{}
+	for _, user := range []string{"alice", "bob", "carol", "dave", "erin"} {
+		spec := testSpec(t, user)
+		wg.Go(func() {
+			h, err := d.ClaimSlot(t.Context(), spec)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				got[user] = h
+			case hub.KindOf(err) != hub.NotFound:
+				t.Errorf("%s: %v", user, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(got) != 2 {
+		t.Fatalf("%d claimed two slots", len(got))
+	}
+	for user, h := range got {
+		if name := python(t, d, h, `import os; print(os.stat(os.environ["HOME"]).st_uid)`); name != "1000" {
+			t.Errorf("%s's home belongs to %s", user, name)
+		}
+		stop(t, d, h)
+	}
+}
+
+// Slots of a process that ended are adopted by the next, or go when nobody wants them.
+func TestSlotsOutliveTheHub(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	keep(t, d, spec, 2)
+	before := slotContainers(t, d)
+	d.Close()
+	next := reopen(t, d.cfg)
+	keep(t, next, spec, 2)
+	if after := slotContainers(t, next); len(after) != 2 || after[0] != before[0] || after[1] != before[1] {
+		t.Errorf("before it were %v, after it %v", before, after)
+	}
+	eventually(t, "an adopted slot is ready", func() bool {
+		h, err := next.ClaimSlot(t.Context(), spec)
+		if err == nil {
+			stop(t, next, h)
+		}
+		return err == nil
+	})
+	other := spec
+	other.Limits.Memory += 64 << 20
+	if err := next.KeepSlots(t.Context(), []hub.SlotWant{{Shape: other, Spare: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.ClaimSlot(t.Context(), spec); hub.KindOf(err) != hub.NotFound {
+		t.Errorf("a slot of a shape that nobody wants: %v", err)
+	}
+	if n := len(slotContainers(t, next)); n != 1 {
+		t.Errorf("%d slots wait, want 1", n)
+	}
+}
+
+func slotContainers(t *testing.T, d *Driver) (ids []string) {
+	t.Helper()
+	all, err := d.labelled(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if strings.Contains(c.Names[0], "-slot-") {
+			ids = append(ids, c.ID)
+		}
+	}
+	if len(ids) == 2 && ids[0] > ids[1] {
+		ids[0], ids[1] = ids[1], ids[0]
+	}
+	return ids
+}
+
+// A hub that is killed at any step of a claim leaves nothing that the next can't put right: the
+// person gets their server and their files, once, and nothing of the slot stays.
+func TestClaimCutShort(t *testing.T) {
+	for _, at := range []string{"home open", "recorded", "renamed", "home shown", "handed in"} {
+		t.Run(at, func(t *testing.T) {
+			d := newDriver(t)
+			spec := testSpec(t, "alice")
+			h, _ := start(t, d, spec)
+			python(t, d, h, `open("/home/jovyan/mine.txt", "w").write("of alice")`)
+			stop(t, d, h)
+			spec.Generation++
+			keep(t, d, spec, 1)
+			d.crash = func(step string) bool { return step == at }
+			if _, err := d.ClaimSlot(t.Context(), spec); err == nil {
+				t.Fatal("the claim was not cut short")
+			}
+			d.Close()
+			next := reopen(t, d.cfg)
+			for st, err := range next.List(t.Context()) {
+				if err != nil || st.Phase == hub.Ready {
+					t.Errorf("the next hub takes it for a server: %+v, %v", st, err)
+				}
+			}
+			keep(t, next, spec, 1)
+			h, st := start(t, next, spec) // by the name that the claim may have taken
+			if st.Phase != hub.Ready || python(t, next, h, `print(open("/home/jovyan/mine.txt").read())`) != "of alice" {
+				t.Errorf("%+v", st)
+			}
+			keep(t, next, spec, 1)
+			if n := len(slotContainers(t, next)); n != 1 {
+				t.Errorf("%d slots wait, want 1", n)
+			}
+			dirs, err := os.ReadDir(next.slotsDir())
+			if err != nil || len(dirs) != 1 {
+				t.Errorf("the slots' directories are %v, %v", dirs, err)
+			}
+			stop(t, next, h)
+		})
+	}
+}
+
+// What is no claim ends the slot with a line in its log; a host that goes away does not.
+func TestSlotRefusesGarbage(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	for name, message := range map[string]string{
+		"no JSON":         "hello\n",
+		"no claim":        `{"type":"ready","protocol":1}` + "\n",
+		"other protocol":  `{"type":"claim","protocol":2,"environment":{}}` + "\n",
+		"no descriptor":   `{"type":"claim","protocol":1,"environment":{}}` + "\n",
+		"no environment":  `{"type":"claim","protocol":1}` + "\n",
+		"half a message":  `{"type":"cl`,
+		"without an end":  strings.Repeat("a", 300<<10),
+		"a bad variable":  `{"type":"claim","protocol":1,"environment":{"A=B":"x"}}` + "\n",
+		"a number in one": `{"type":"claim","protocol":1,"environment":{"A":1}}` + "\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			keep(t, d, spec, 1)
+			id := slotContainers(t, d)[0]
+			d.slots.mu.Lock()
+			for _, w := range d.slots.waiting {
+				_, _ = io.WriteString(w.conn, message)
+				w.conn.Close()
+			}
+			d.slots.mu.Unlock()
+			eventually(t, "the slot ends", func() bool {
+				c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), id)
+				return err == nil && !c.State.Running && c.State.ExitCode == 1
+			})
+			lines := logsOf(t, d, id)
+			if !strings.Contains(lines, "carrel-slot: ") {
+				t.Errorf("its log says %q", lines)
+			}
+		})
+	}
+}
+
+func logsOf(t *testing.T, d *Driver, id string) string {
+	t.Helper()
+	c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := d.Logs(context.WithoutCancel(t.Context()), d.handle(strings.TrimPrefix(c.Name, "/")), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// A home that brings its own version of what the server is made of, and a safe start, get a Python
+// that was started with it; packages in the home come before the image's.
+func TestHomeDecidesAgain(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	h, _ := start(t, d, spec)
+	python(t, d, h, `
+import os, site
+user = site.getusersitepackages()
+os.makedirs(user + "/mine")
+open(user + "/mine/__init__.py", "w").write("x = 1")
+os.makedirs(os.path.expanduser("~/.jupyter"))
+open(os.path.expanduser("~/.jupyter/jupyter_server_config.py"), "w").write("import mine; c.ServerApp.max_body_size = 1234; open('/tmp/read', 'w').write(mine.__file__)")
+`)
+	stop(t, d, h)
+	spec.Generation++
+	keep(t, d, spec, 1)
+	h, st := claimOne(t, d, spec)
+	if code, _ := ask(t, st.Endpoint, spec.BasePath+"api", ""); code != http.StatusOK {
+		t.Fatalf("status %d", code)
+	}
+	if got := python(t, d, h, `print(open("/tmp/read").read())`); !strings.HasPrefix(got, "/home/jovyan/.local/lib/python3") {
+		t.Errorf("the home's configuration found its package at %q", got)
+	}
+	python(t, d, h, `
+import site, os
+os.makedirs(site.getusersitepackages() + "/tornado")
+`)
+	stop(t, d, h)
+	spec.Generation++
+	keep(t, d, spec, 1)
+	h, _ = claimOne(t, d, spec)
+	eventually(t, "a new Python is the server", func() bool {
+		out, _ := run(t, d, h, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+		return strings.Contains(out, "carrel_server.launch") && !strings.Contains(out, "bin/carrel-slot -P")
+	})
+	stop(t, d, h)
+	spec.SafeStart = true
+	spec.Generation++
+	keep(t, d, spec, 1)
+	if _, err := d.ClaimSlot(t.Context(), spec); hub.KindOf(err) != hub.NotFound {
+		t.Errorf("a safe start from a slot: %v", err)
+	}
+}
