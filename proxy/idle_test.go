@@ -47,7 +47,7 @@ func holder(t *testing.T) (addr string) {
 // TestIdleTunnels: what an open websocket that says nothing costs here: two goroutines of the smallest
 // stack and their tunnel. The clients' ends, which are counted too, are a small part.
 func TestIdleTunnels(t *testing.T) {
-	const people, each, most = 8, maxTunnels, 10 << 10
+	const people, each, most = 8, maxTunnels, 10<<10 + raceStacks
 	w := newWorld(t, setup{})
 	addr := holder(t)
 	var heads []string
