@@ -43,7 +43,8 @@ func (s exitStatus) Error() string { return "exit status " + strconv.Itoa(int(s)
 type chpFlags struct {
 	cfg                         chp.Config
 	ip, socket, apiIP, apiSock  string
-	port, apiPort               int
+	port, apiPort, metricsPort  int
+	metricsIP, metricsSocket    string
 	public, api, client         chp.Certs
 	clientAsked                 [2]bool // what has no meaning towards servers
 	redirectPort, redirectTo    string
@@ -57,9 +58,6 @@ type chpFlags struct {
 var unsupported = []struct{ name, remedy string }{
 	{"ssl-ciphers", "leave it out: Go's choice has no weak ones"},
 	{"ssl-dhparam", "leave it out: no cipher that is offered uses it"},
-	{"metrics-ip", "leave it out"},
-	{"metrics-port", "leave it out"},
-	{"metrics-socket", "leave it out"},
 	{"storage-backend", "leave it out: routes are kept in memory, and JupyterHub sets them again"},
 }
 
@@ -99,6 +97,9 @@ func chpCommand() *cobra.Command {
 	f.StringArrayVar(&c.headers, "custom-header", nil, "header to set on what is forwarded, as name:value (may be repeated)")
 	f.BoolVar(&c.insecure, "insecure", false, "without effect, as in the original: servers' certificates are verified")
 	f.BoolVar(&c.cfg.HostRouting, "host-routing", false, "the first part of a route is a host")
+	f.StringVar(&c.metricsIP, "metrics-ip", "", "address of the metrics (default: all)")
+	f.IntVar(&c.metricsPort, "metrics-port", 0, "port of the metrics, which are off without it")
+	f.StringVar(&c.metricsSocket, "metrics-socket", "", "unix socket of the metrics, instead of address and port")
 	f.StringVar(&c.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.IntVar(&c.timeout, "timeout", 0, "milliseconds after which a silent client is dropped")
 	f.IntVar(&c.patience, "proxy-timeout", 0, "milliseconds after which a silent server is given up")
@@ -113,6 +114,8 @@ func chpCommand() *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("socket", "port")
 	cmd.MarkFlagsMutuallyExclusive("api-socket", "api-ip")
 	cmd.MarkFlagsMutuallyExclusive("api-socket", "api-port")
+	cmd.MarkFlagsMutuallyExclusive("metrics-socket", "metrics-ip")
+	cmd.MarkFlagsMutuallyExclusive("metrics-socket", "metrics-port")
 	return cmd
 }
 
@@ -151,6 +154,7 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 	}
 	cfg.Logger = slog.New(chp.NewHandler(out, level))
 	cfg.AuthToken = hub.NewSecret(token)
+	cfg.Metrics = c.metricsPort != 0 || c.metricsSocket != ""
 	cfg.Headers = map[string]string{}
 	for _, h := range c.headers {
 		name, value, ok := strings.Cut(h, ":")
@@ -228,9 +232,9 @@ func (c *chpFlags) listen(ctx context.Context) (l chp.Listeners, err error) {
 		if err == nil {
 			return
 		}
-		for _, open := range []net.Listener{l.Public, l.API, l.Redirect} {
-			if open != nil {
-				open.Close()
+		for _, opened := range []net.Listener{l.Public, l.API, l.Redirect, l.Metrics} {
+			if opened != nil {
+				opened.Close()
 			}
 		}
 	}()
@@ -238,27 +242,33 @@ func (c *chpFlags) listen(ctx context.Context) (l chp.Listeners, err error) {
 	if ip == "*" {
 		ip = ""
 	}
-	if c.socket != "" {
-		l.Public, err = chp.Listen(ctx, "unix", c.socket)
-	} else {
-		l.Public, err = chp.Listen(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(c.port)))
-	}
-	if err != nil {
+	if l.Public, err = open(ctx, c.socket, ip, c.port); err != nil {
 		return l, err
 	}
 	port := c.apiPort
 	if port == 0 {
 		port = c.port + 1
 	}
-	if c.apiSock != "" {
-		l.API, err = chp.Listen(ctx, "unix", c.apiSock)
-	} else {
-		l.API, err = chp.Listen(ctx, "tcp", net.JoinHostPort(c.apiIP, strconv.Itoa(port)))
+	if l.API, err = open(ctx, c.apiSock, c.apiIP, port); err != nil {
+		return l, err
 	}
-	if err == nil && c.redirectPort != "" && c.socket == "" && c.port != 80 {
+	if c.metricsPort != 0 || c.metricsSocket != "" {
+		if l.Metrics, err = open(ctx, c.metricsSocket, c.metricsIP, c.metricsPort); err != nil {
+			return l, err
+		}
+	}
+	if c.redirectPort != "" && c.socket == "" && c.port != 80 {
 		l.Redirect, err = chp.Listen(ctx, "tcp", net.JoinHostPort(ip, c.redirectPort))
 	}
 	return l, err
+}
+
+// open listens on a unix socket or, where none is named, on an address and port.
+func open(ctx context.Context, socket, ip string, port int) (net.Listener, error) {
+	if socket != "" {
+		return chp.Listen(ctx, "unix", socket)
+	}
+	return chp.Listen(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
 }
 
 // announce writes the lines that callers wait for.
@@ -271,6 +281,9 @@ func (c *chpFlags) announce(ctx context.Context, cfg chp.Config, l chp.Listeners
 	lines := []string{
 		fmt.Sprintf("Proxying %s://%s to %s", scheme[cfg.TLS != nil], l.Public.Addr(), to),
 		fmt.Sprintf("Proxy API at %s://%s/api/routes", scheme[cfg.APITLS != nil], l.API.Addr()),
+	}
+	if l.Metrics != nil {
+		lines = append(lines, fmt.Sprintf("Serve metrics at http://%s/metrics", l.Metrics.Addr()))
 	}
 	if l.Redirect != nil {
 		lines = append(lines, fmt.Sprintf("Added HTTP to HTTPS redirection from %s to %s", c.redirectPort, cfg.Redirect))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,6 @@ func TestALinkOfTheOriginalsNameIsChp(t *testing.T) {
 
 func TestChpRefusesWhatItCannotDo(t *testing.T) {
 	for option, field := range map[string]string{
-		"--metrics-port=9000": "--metrics-port", "--metrics-ip=0.0.0.0": "--metrics-ip", "--metrics-socket=/x": "--metrics-socket",
 		"--storage-backend=redis": "--storage-backend", "--ssl-ciphers=HIGH": "--ssl-ciphers", "--ssl-dhparam=/x": "--ssl-dhparam",
 		"--ssl-allow-rc4": "--ssl-allow-rc4", "--log-level=loud": "--log-level", "--custom-header=none": "--custom-header",
 		"--redirect-port=80": "--redirect-port", "--ssl-key=/none": "--ssl-key", "--timeout=-1": "--timeout",
@@ -42,12 +42,33 @@ func TestChpRefusesWhatItCannotDo(t *testing.T) {
 			t.Errorf("%s: %v, of %q", option, err, hub.FieldOf(err))
 		}
 	}
-	for _, args := range []string{"--error-path=/x --error-target=http://x", "--socket=/x --port=1", "--nonsense", "argument"} {
+	for _, args := range []string{"--error-path=/x --error-target=http://x", "--socket=/x --port=1", "--metrics-socket=/x --metrics-port=1", "--nonsense", "argument"} {
 		cmd := root()
 		cmd.SetArgs(append([]string{"chp"}, strings.Fields(args)...))
 		if err := cmd.ExecuteContext(t.Context()); err == nil {
 			t.Errorf("%s is taken", args)
 		}
+	}
+}
+
+func TestChpTellsThatTheMetricsPortIsTaken(t *testing.T) {
+	var lc net.ListenConfig
+	taken, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	dir := t.TempDir()
+	cmd := root()
+	cmd.SetOut(io.Discard)
+	cmd.SetArgs([]string{"chp", "--socket", dir + "/p", "--api-socket", dir + "/a", "--metrics-ip", "127.0.0.1", "--metrics-port", port})
+	err = cmd.ExecuteContext(t.Context())
+	if hub.KindOf(err) != hub.Invalid || !strings.Contains(err.Error(), taken.Addr().String()+" is in use by another program") {
+		t.Errorf("it ended with %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("sockets are left: %v", left)
 	}
 }
 
@@ -83,7 +104,7 @@ func TestChpRunsOnSocketsAndEnds(t *testing.T) {
 	go func() {
 		cmd := root()
 		cmd.SetOut(w)
-		cmd.SetArgs([]string{"chp", "--socket", dir + "/p", "--api-socket", dir + "/a", "--default-target", "http://127.0.0.1:1", "--pid-file", pid, "--insecure"})
+		cmd.SetArgs([]string{"chp", "--socket", dir + "/p", "--api-socket", dir + "/a", "--default-target", "http://127.0.0.1:1", "--pid-file", pid, "--insecure", "--metrics-socket", dir + "/m"})
 		ended <- cmd.ExecuteContext(ctx)
 		w.Close()
 	}()
@@ -104,7 +125,7 @@ func TestChpRunsOnSocketsAndEnds(t *testing.T) {
 		t.Error("the pid file is left")
 	}
 	lines := <-said
-	for _, want := range []string{"info: Proxying http://" + dir + "/p to http://127.0.0.1:1\n", "info: Proxy API at http://" + dir + "/a/api/routes\n", "warn: Terminated\n", "warn: --insecure has no effect"} {
+	for _, want := range []string{"info: Proxying http://" + dir + "/p to http://127.0.0.1:1\n", "info: Proxy API at http://" + dir + "/a/api/routes\n", "info: Serve metrics at http://" + dir + "/m/metrics\n", "warn: Terminated\n", "warn: --insecure has no effect"} {
 		if !strings.Contains(lines, want) {
 			t.Errorf("no %q in %s", want, lines)
 		}

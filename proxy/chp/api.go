@@ -24,6 +24,7 @@ const (
 func (p *Proxy) serveAPI(w http.ResponseWriter, r *http.Request) {
 	log := &statusLog{ResponseWriter: w}
 	p.answerAPI(log, r)
+	p.metrics.api(log.status)
 	p.logAPI(r, log.status)
 }
 
@@ -95,6 +96,7 @@ func (p *Proxy) getRoutes(w http.ResponseWriter, r *http.Request, path string) {
 		routes = map[string]*route{}
 	}
 	p.json(w, routes)
+	p.metrics.routes(http.MethodGet)
 }
 
 // timeForms are those of ISO 8601 that Date.parse takes, and HTTP's.
@@ -144,15 +146,19 @@ func (p *Proxy) postRoute(w http.ResponseWriter, r *http.Request, path string) {
 		text(w, http.StatusBadRequest, "Must specify 'target' as string")
 		return
 	}
-	added := p.routes.add(path, data, to)
+	added := p.add(path, data, to)
+	p.metrics.routes(http.MethodPost)
 	p.cfg.Logger.InfoContext(r.Context(), "Route added", "route", added.path, "target", to)
 	w.WriteHeader(http.StatusCreated)
 }
 
 func (p *Proxy) deleteRoute(ctx context.Context, w http.ResponseWriter, path string) {
-	switch {
-	case path == "":
+	if path == "" {
 		text(w, http.StatusBadRequest, "Must specify a path")
+		return
+	}
+	p.metrics.routes(http.MethodDelete)
+	switch {
 	case p.routes.remove(path):
 		p.cfg.Logger.InfoContext(ctx, "Route removed", "route", clean(path))
 		w.WriteHeader(http.StatusNoContent)

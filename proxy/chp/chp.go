@@ -51,6 +51,8 @@ type Config struct {
 	ClientTLS *tls.Config // towards servers
 	Redirect  string      // the port that plain HTTP is sent on to
 
+	Metrics bool // are counted, and served where there is a listener for them
+
 	Logger *slog.Logger
 }
 
@@ -68,6 +70,7 @@ type Proxy struct {
 	relay   httputil.ReverseProxy // what every forwarding has in common
 	dialer  dialer
 	tunnels tunnels
+	metrics *metrics // or nil
 }
 
 // New checks the configuration; it starts nothing.
@@ -87,6 +90,9 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.KeepAliveTimeout = defaultKeepAlive
 	}
 	p := &Proxy{cfg: cfg, routes: table{hosts: cfg.HostRouting}, dialer: dialer{tls: cfg.ClientTLS, idle: cfg.ProxyTimeout}}
+	if cfg.Metrics {
+		p.metrics = newMetrics()
+	}
 	p.relay = httputil.ReverseProxy{
 		Transport: p.dialer.transport(), BufferPool: &bodyBuffers, FlushInterval: -1,
 		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
@@ -95,13 +101,20 @@ func New(cfg Config) (*Proxy, error) {
 		if _, err := parseTarget(cfg.DefaultTarget); err != nil {
 			return nil, &hub.Error{Kind: hub.Invalid, Op: "make proxy", Field: "--default-target", Message: "this is no address", Remedy: "give http://host:port", Err: err}
 		}
-		p.routes.add("/", routeData{}, cfg.DefaultTarget)
+		p.add("/", routeData{}, cfg.DefaultTarget)
 	}
 	return p, nil
 }
 
-// Listeners are the sockets that a proxy serves; Redirect may be missing.
-type Listeners struct{ Public, API, Redirect net.Listener }
+// add sets a route, which is activity of it.
+func (p *Proxy) add(path string, data routeData, to string) *route {
+	r := p.routes.add(path, data, to)
+	p.used(r.path)
+	return r
+}
+
+// Listeners are the sockets that a proxy serves; Redirect and Metrics may be missing.
+type Listeners struct{ Public, API, Redirect, Metrics net.Listener }
 
 // Run serves until the context ends, and then drops everything at once, as the original does: its
 // callers start the next one on the same ports.
@@ -117,6 +130,11 @@ func (p *Proxy) Run(ctx context.Context, l Listeners) error {
 	}
 	if l.Redirect != nil {
 		servers[p.server(http.HandlerFunc(p.redirect))] = l.Redirect
+	}
+	if l.Metrics != nil && p.metrics != nil {
+		metrics := p.server(http.HandlerFunc(p.metrics.serve))
+		metrics.ReadTimeout = apiTimeout
+		servers[metrics] = l.Metrics
 	}
 	ended := make(chan error, len(servers))
 	var wg sync.WaitGroup

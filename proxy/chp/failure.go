@@ -19,6 +19,7 @@ const (
 
 // fail answers for a server that could not: with the error target's page, a file, or a few words.
 func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, status int, cause error) {
+	p.metrics.answered(status)
 	attrs := []any{"status", status, "method", r.Method, "path", withoutQuery(r.RequestURI)}
 	if cause != nil {
 		attrs = append(attrs, "error", cause)

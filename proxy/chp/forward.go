@@ -19,6 +19,7 @@ func (p *Proxy) servePublic(w http.ResponseWriter, r *http.Request) {
 		p.json(w, map[string]string{"status": "OK"})
 		return
 	}
+	p.metrics.asked(upgrade)
 	m, status := p.match(r)
 	if status != 0 {
 		p.fail(w, r, status, nil)
@@ -65,7 +66,7 @@ func (p *Proxy) match(r *http.Request) (match, int) {
 	if p.cfg.HostRouting {
 		path = append([]string{hostname(r.Host)}, path...)
 	}
-	found, depth := p.routes.find(path)
+	found, depth := p.find(path)
 	if found == nil {
 		return match{}, http.StatusNotFound
 	}
@@ -118,10 +119,11 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, m match) {
 		}
 		p.introduce(pr.Out, m)
 		if pr.Out.Body != nil {
-			pr.Out.Body = &counted{pr.Out.Body, func() { p.routes.used(m.name) }}
+			pr.Out.Body = &counted{pr.Out.Body, func() { p.used(m.name) }}
 		}
 	}
 	relay.ModifyResponse = func(res *http.Response) error {
+		p.metrics.answered(res.StatusCode)
 		p.rewriteLocation(res, r, m)
 		return nil
 	}
@@ -133,7 +135,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, m match) {
 	case failure != nil:
 		p.fail(w, r, http.StatusServiceUnavailable, failure)
 	case log.status < 300: // refusals don't make a server look used
-		p.routes.used(m.name)
+		p.used(m.name)
 	}
 }
 

@@ -355,8 +355,8 @@ func TestBesideTheOriginal(t *testing.T) {
 	}
 }
 
-func (s step) play(t *testing.T, p *side, words *strings.Replacer) seen {
-	t.Helper()
+// raw is the request as it is sent.
+func (s step) raw(words *strings.Replacer) string {
 	raw := s.request
 	if s.api { // whose bodies change their length
 		head, body, _ := strings.Cut(raw, "\r\n\r\n")
@@ -366,11 +366,19 @@ func (s step) play(t *testing.T, p *side, words *strings.Replacer) seen {
 		}
 		raw = head + "\r\n\r\n" + body
 	}
-	raw = words.Replace(raw)
-	to := p.public
+	return words.Replace(raw)
+}
+
+func (s step) to(p *side) endpoint {
 	if s.api {
-		to = p.api
+		return p.api
 	}
+	return p.public
+}
+
+func (s step) play(t *testing.T, p *side, words *strings.Replacer) seen {
+	t.Helper()
+	raw, to := s.raw(words), s.to(p)
 	var saw seen
 	if s.api || p.api.ask(t, apiRequest("GET", "/api/routes/user/a", "")).status != http.StatusOK {
 		saw = see(to.ask(t, raw))

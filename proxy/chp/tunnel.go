@@ -57,7 +57,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, m match) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { pass(front, back, reader, nil) })
-	pass(back, front, buf.Reader, func() { p.routes.used(m.name) })
+	pass(back, front, buf.Reader, func() { p.used(m.name) })
 	wg.Wait()
 }
 
