@@ -23,11 +23,11 @@ import (
 )
 
 // What is installed from PyPI, pinned.
-var pythonPackages = []string{"jupyterhub==6.1.1", "jupyter-server==2.21.1"}
+var pythonPackages = []string{"jupyterhub==6.1.1", "jupyter-server==2.21.1", "jupyterhub-idle-culler==2.0.0"}
 
 // hubConfig is a JupyterHub that starts servers as processes, with us in front.
 const hubConfig = `
-import os
+import os, sys
 c = get_config()
 state = os.environ["CHP_STATE"]
 c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"
@@ -52,6 +52,9 @@ c.Spawner.args = ["--allow-root"]
 c.Spawner.default_url = "/api/status"
 c.Spawner.start_timeout = 60
 c.Spawner.http_timeout = 60
+if os.environ.get("CHP_CULL"):
+    c.JupyterHub.services.append({"name": "culler", "command": [sys.executable, "-m", "jupyterhub_idle_culler", "--cull-every=1", "--timeout=" + os.environ["CHP_CULL"]]})
+    c.JupyterHub.load_roles.append({"name": "culler", "services": ["culler"], "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"]})
 `
 
 // python is a virtual environment in the user's cache with JupyterHub in it.
@@ -61,7 +64,7 @@ func python(t *testing.T) (bin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(cache, "carrel-test", "jupyterhub")
+	dir := filepath.Join(cache, "carrel-test", "jupyterhub-culled")
 	bin = filepath.Join(dir, "bin")
 	want := strings.Join(pythonPackages, " ")
 	stamp := filepath.Join(dir, "installed")
@@ -244,8 +247,42 @@ func (h *jupyterHub) login(t *testing.T, name string) *http.Client {
 	return c
 }
 
-// terminal opens a shell on a person's server and has it say something: a websocket of JupyterHub's.
-func (h *jupyterHub) terminal(t *testing.T, user string) {
+// startProxy runs a proxy that the hub finds, and doesn't start itself.
+func (h *jupyterHub) startProxy(t *testing.T) *exec.Cmd {
+	t.Helper()
+	env := map[string]string{}
+	for _, e := range h.env {
+		k, v, _ := strings.Cut(e, "=")
+		env[k] = v
+	}
+	p := exec.Command(linked(t), "--ip", "127.0.0.1", "--port", env["CHP_PORT"], "--api-ip", "127.0.0.1", "--api-port", env["CHP_API_PORT"],
+		"--error-target", "http://127.0.0.1:"+env["CHP_HUB_PORT"]+"/hub/error", "--pid-file", filepath.Join(h.dir, "pid"))
+	p.Env, p.Stdout, p.Stderr = h.env, h.out, h.out
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
+	until(t, "the proxy is up", func() bool { return h.api.open(t) })
+	return p
+}
+
+// spawn makes a person and starts their server.
+func (h *jupyterHub) spawn(t *testing.T, user string) {
+	t.Helper()
+	if status, b := h.rest(t, "POST", "/hub/api/users/"+user, ""); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, b)
+	}
+	if status, b := h.rest(t, "POST", "/hub/api/users/"+user+"/server", ""); status != http.StatusCreated && status != http.StatusAccepted {
+		t.Fatalf("%d %s", status, b)
+	}
+	slow(t, user+"'s server", func() bool {
+		status, _ := h.rest(t, "GET", "/user/"+user+"/api/status", "")
+		return status == http.StatusOK
+	})
+}
+
+// terminal opens a shell on a person's server: a websocket of JupyterHub's.
+func (h *jupyterHub) terminal(t *testing.T, user string) (shell *websocket.Conn, name string) {
 	t.Helper()
 	status, b := h.rest(t, "POST", "/user/"+user+"/api/terminals", "{}")
 	var term struct{ Name string }
@@ -258,6 +295,14 @@ func (h *jupyterHub) terminal(t *testing.T, user string) {
 	if err != nil {
 		t.Fatalf("websocket: %v %+v", err, res)
 	}
+	t.Cleanup(func() { c.Close() })
+	return c, term.Name
+}
+
+// calculate has a person's shell say something.
+func (h *jupyterHub) calculate(t *testing.T, user string) {
+	t.Helper()
+	c, name := h.terminal(t, user)
 	defer c.Close()
 	c.SetReadDeadline(time.Now().Add(60 * time.Second))
 	if err := c.WriteJSON([]string{"stdin", "echo $((6*7))-said\r"}); err != nil {
@@ -271,7 +316,7 @@ func (h *jupyterHub) terminal(t *testing.T, user string) {
 		}
 		all.Write(b)
 	}
-	if status, b := h.rest(t, "DELETE", "/user/"+user+"/api/terminals/"+term.Name, ""); status != http.StatusNoContent {
+	if status, b := h.rest(t, "DELETE", "/user/"+user+"/api/terminals/"+name, ""); status != http.StatusNoContent {
 		t.Errorf("end of terminal: %d %s", status, b)
 	}
 }
@@ -316,7 +361,7 @@ func TestRealJupyterHub(t *testing.T) {
 		b, _ := io.ReadAll(res.Body)
 		return res.StatusCode == http.StatusOK && string(b) == "hello alice"
 	})
-	h.terminal(t, "alice")
+	h.calculate(t, "alice")
 
 	// A proxy that dies is started again, and gets its routes back.
 	pid, err := os.ReadFile(filepath.Join(h.dir, "proxy.pid"))
@@ -339,30 +384,9 @@ func TestRealJupyterHub(t *testing.T) {
 
 func TestRealJupyterHubRestartsBehindARunningProxy(t *testing.T) {
 	h := newJupyterHub(t, "no")
-	env := map[string]string{}
-	for _, e := range h.env {
-		k, v, _ := strings.Cut(e, "=")
-		env[k] = v
-	}
-	p := exec.Command(linked(t), "--ip", "127.0.0.1", "--port", env["CHP_PORT"], "--api-ip", "127.0.0.1", "--api-port", env["CHP_API_PORT"],
-		"--error-target", "http://127.0.0.1:"+env["CHP_HUB_PORT"]+"/hub/error", "--pid-file", filepath.Join(h.dir, "pid"))
-	p.Env, p.Stdout, p.Stderr = h.env, h.out, h.out
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	until(t, "the proxy is up", func() bool { return h.api.open(t) })
+	p := h.startProxy(t)
 	h.startHub(t)
-	if status, b := h.rest(t, "POST", "/hub/api/users/bob", ""); status != http.StatusCreated {
-		t.Fatalf("%d %s", status, b)
-	}
-	if status, b := h.rest(t, "POST", "/hub/api/users/bob/server", ""); status != http.StatusCreated && status != http.StatusAccepted {
-		t.Fatalf("%d %s", status, b)
-	}
-	slow(t, "bob's server", func() bool {
-		status, _ := h.rest(t, "GET", "/user/bob/api/status", "")
-		return status == http.StatusOK
-	})
+	h.spawn(t, "bob")
 	// Activity is what JupyterHub culls by.
 	if !counts(t, h.api, "/user/bob", func() { h.rest(t, "GET", "/user/bob/api/status", "") }) {
 		t.Error("a request is no activity")
@@ -377,7 +401,7 @@ func TestRealJupyterHubRestartsBehindARunningProxy(t *testing.T) {
 	if after == nil || after["target"] != before["target"] {
 		t.Errorf("over the restart %v became %v", before, after)
 	}
-	h.terminal(t, "bob")
+	h.calculate(t, "bob")
 	if status, b := h.rest(t, "DELETE", "/hub/api/users/bob/server", ""); status != http.StatusNoContent && status != http.StatusAccepted {
 		t.Errorf("stop: %d %s", status, b)
 	}
