@@ -2,15 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -169,12 +173,8 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 		}
 		*into = time.Duration(*ms) * time.Millisecond
 	}
-	c.api.Protocol = c.public.Protocol
-	var errs [3]error
-	cfg.TLS, errs[0] = c.public.Server("--ssl")
-	cfg.APITLS, errs[1] = c.api.Server("--api-ssl")
-	cfg.ClientTLS, errs[2] = c.client.Client("--client-ssl")
-	if err := errors.Join(errs[:]...); err != nil {
+	var err error
+	if cfg.TLS, cfg.APITLS, cfg.ClientTLS, err = c.certificates(); err != nil {
 		return cfg, err
 	}
 	if c.redirectPort != "" && cfg.TLS == nil {
@@ -185,6 +185,45 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 		cfg.Redirect = c.redirectTo
 	}
 	return cfg, nil
+}
+
+// certificates reads the files of all three sides.
+func (c *chpFlags) certificates() (public, api, client *tls.Config, err error) {
+	c.api.Protocol = c.public.Protocol
+	var errs [3]error
+	public, errs[0] = c.public.Server("--ssl")
+	api, errs[1] = c.api.Server("--api-ssl")
+	client, errs[2] = c.client.Client("--client-ssl")
+	return public, api, client, errors.Join(errs[:]...)
+}
+
+// renewOnHangup reads certificates anew at each SIGHUP until the context ends. Without any the signal
+// ends the process, as the original.
+func (c *chpFlags) renewOnHangup(ctx context.Context, p *chp.Proxy, log *slog.Logger) (wait func()) {
+	if c.public.Cert+c.api.Cert+c.client.Cert+c.client.CA == "" {
+		return func() {}
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer signal.Stop(hup)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+			}
+			public, api, client, err := c.certificates()
+			if err != nil {
+				log.ErrorContext(ctx, "Certificates not read again; the former ones are kept", "error", err)
+				continue
+			}
+			p.Secure(public, api, client)
+			log.InfoContext(ctx, "Certificates read again")
+		}
+	})
+	return wg.Wait
 }
 
 func invalid(field, message, remedy string) error {
@@ -211,6 +250,10 @@ func (c *chpFlags) run(cmd *cobra.Command) error {
 	if c.insecure {
 		log.WarnContext(cmd.Context(), "--insecure has no effect: servers' certificates are verified")
 	}
+	ctx, stop := context.WithCancel(cmd.Context())
+	wait := c.renewOnHangup(ctx, p, log)
+	defer wait()
+	defer stop()
 	c.announce(cmd.Context(), cfg, l)
 	if c.pidFile != "" {
 		if err := os.WriteFile(c.pidFile, []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil { //nolint:gosec // others read it, as the original's

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"carrel/hub"
@@ -70,6 +71,8 @@ type Proxy struct {
 	relay   httputil.ReverseProxy // what every forwarding has in common
 	dialer  dialer
 	tunnels tunnels
+	public  atomic.Pointer[tls.Config] // and may be replaced
+	api     atomic.Pointer[tls.Config]
 	metrics *metrics // or nil
 }
 
@@ -89,7 +92,8 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.KeepAliveTimeout == 0 {
 		cfg.KeepAliveTimeout = defaultKeepAlive
 	}
-	p := &Proxy{cfg: cfg, routes: table{hosts: cfg.HostRouting}, dialer: dialer{tls: cfg.ClientTLS, idle: cfg.ProxyTimeout}}
+	p := &Proxy{cfg: cfg, routes: table{hosts: cfg.HostRouting}, dialer: dialer{idle: cfg.ProxyTimeout}}
+	p.Secure(cfg.TLS, cfg.APITLS, cfg.ClientTLS)
 	if cfg.Metrics {
 		p.metrics = newMetrics()
 	}
@@ -125,8 +129,8 @@ func (p *Proxy) Run(ctx context.Context, l Listeners) error {
 	api := p.server(http.HandlerFunc(p.serveAPI))
 	api.ReadTimeout = apiTimeout
 	servers := map[*http.Server]net.Listener{
-		public: withTLS(idleListener{l.Public, p.cfg.Timeout}, p.cfg.TLS),
-		api:    withTLS(l.API, p.cfg.APITLS),
+		public: withTLS(idleListener{l.Public, p.cfg.Timeout}, &p.public),
+		api:    withTLS(l.API, &p.api),
 	}
 	if l.Redirect != nil {
 		servers[p.server(http.HandlerFunc(p.redirect))] = l.Redirect
@@ -167,11 +171,35 @@ func (p *Proxy) server(h http.Handler) *http.Server {
 	}
 }
 
-func withTLS(l net.Listener, cfg *tls.Config) net.Listener {
-	if cfg == nil {
+func withTLS(l net.Listener, cfg *atomic.Pointer[tls.Config]) net.Listener {
+	if cfg.Load() == nil {
 		return l
 	}
-	return tls.NewListener(l, cfg)
+	return tlsListener{l, cfg}
+}
+
+// tlsListener secures each connection by what counts when it comes.
+type tlsListener struct {
+	net.Listener
+	cfg *atomic.Pointer[tls.Config]
+}
+
+// Accept implements [net.Listener].
+func (l tlsListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tls.Server(c, l.cfg.Load()), nil
+}
+
+// Secure replaces the configurations of TLS: of the public side, of the REST API, and towards servers.
+// Connections that are open go on by what they began with. A side that began without TLS stays so.
+func (p *Proxy) Secure(public, api, client *tls.Config) {
+	p.public.Store(public)
+	p.api.Store(api)
+	p.dialer.tls.Store(client)
+	p.dialer.transport().CloseIdleConnections() // which would vouch for servers by the old authorities
 }
 
 // redirect sends plain HTTP to where TLS is.

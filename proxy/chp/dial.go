@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,7 +24,7 @@ const (
 
 // dialer reaches servers.
 type dialer struct {
-	tls  *tls.Config
+	tls  atomic.Pointer[tls.Config] // may be replaced
 	idle time.Duration
 
 	once sync.Once
@@ -33,7 +34,7 @@ type dialer struct {
 func (d *dialer) transport() *http.Transport {
 	d.once.Do(func() {
 		d.pool = &http.Transport{
-			DialContext: d.dial, TLSClientConfig: d.tls, TLSHandshakeTimeout: dialTimeout,
+			DialContext: d.dial, DialTLSContext: d.dialTLS,
 			MaxIdleConnsPerHost: 32, IdleConnTimeout: poolTimeout, DisableCompression: true,
 			ExpectContinueTimeout: time.Second, MaxResponseHeaderBytes: maxServerHead,
 		}
@@ -78,9 +79,22 @@ func (d *dialer) connect(ctx context.Context, t target) (net.Conn, error) {
 	if err != nil || t.scheme != "https" {
 		return c, err
 	}
+	return d.secure(ctx, c, address)
+}
+
+func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return d.secure(ctx, c, address)
+}
+
+// secure shakes hands by what counts now.
+func (d *dialer) secure(ctx context.Context, c net.Conn, address string) (net.Conn, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if d.tls != nil {
-		cfg = d.tls.Clone()
+	if now := d.tls.Load(); now != nil {
+		cfg = now.Clone()
 	}
 	cfg.ServerName = hostname(address)
 	secured := tls.Client(c, cfg)
