@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -211,8 +213,19 @@ func hostile(t *testing.T, h *hold, dir string) {
 		return res.StatusCode, string(b)
 	}
 	status, own := ask("GET", "/certificate?name=hub.test", "")
-	if status != http.StatusOK || strings.Contains(strings.ToLower(own), "key") {
-		t.Errorf("a certificate: %d %.100s", status, own)
+	var shown struct {
+		ID    string   `json:"id"`
+		Chain [][]byte `json:"chain"`
+	}
+	plain := json.NewDecoder(strings.NewReader(own))
+	plain.DisallowUnknownFields() // a key would be one
+	if err := plain.Decode(&shown); err != nil || status != http.StatusOK || len(shown.Chain) == 0 {
+		t.Errorf("a certificate: %d %.100s, %v", status, own, err)
+	}
+	for _, der := range shown.Chain {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			t.Errorf("what is no certificate is in the chain: %v", err)
+		}
 	}
 	for _, c := range []struct {
 		method, path, body string
