@@ -24,8 +24,9 @@ type body struct {
 	mu     sync.Mutex // the transport reads it in a goroutine of its own
 	left   time.Duration
 	came   int
-	total  uint64 // bytes
-	ended  bool   // read to its end: the connection's deadline is net/http's again
+	total  uint64      // bytes
+	stats  *routeStats // they count there too; nil: nowhere
+	ended  bool        // read to its end: the connection's deadline is net/http's again
 	closed bool
 	err    error
 }
@@ -54,6 +55,9 @@ func (b *body) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	b.left -= time.Since(began)
 	b.total += uint64(max(n, 0))
+	if b.stats != nil {
+		b.stats.received.Add(uint64(max(n, 0)))
+	}
 	if b.came += n; b.came >= bodyStep {
 		b.came, b.left = 0, bodyPatience
 	}

@@ -61,6 +61,7 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 	}
 	about(w, notebookClass(r, rest), rt)
 	rt.stats.requests.Add(1)
+	countBody(r, rt)
 	if isUpgrade(r) {
 		return p.tunnel(w, r, rt, who)
 	}

@@ -37,7 +37,7 @@ type route struct {
 // routeStats counts what went by a server's routes, one after another, since this proxy knows of it.
 type routeStats struct {
 	requests       atomic.Uint64
-	received, sent atomic.Uint64 // bytes, from and to clients; of websockets, and of answers
+	received, sent atomic.Uint64 // bytes, from and to clients; of websockets and of bodies
 	tunnels        atomic.Int64  // open
 }
 

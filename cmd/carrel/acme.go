@@ -50,7 +50,7 @@ func (d *deployment) runACME(ctx context.Context, s stage, redisURL string) erro
 	}
 	d.state.dropDeadSockets()
 	// Not for a successor, which has an account and keys of its own: they are on the same disk.
-	l, kept, err := d.listenUnix(ctx, &inheritance{}, d.keysSocket())
+	l, kept, err := d.listenUnix(ctx, &inheritance{}, d.keysSocket(), proxysToo)
 	if err != nil {
 		return err
 	}

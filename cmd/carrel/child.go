@@ -48,6 +48,7 @@ type handover struct {
 	Access          string        `json:"access"`
 	AccessFormat    string        `json:"access_format"`
 	Metrics         string        `json:"metrics"` // where to serve them; empty: nowhere
+	Traffic         bool          `json:"traffic"` // the descriptor after the listeners' is the socket for it
 }
 
 // word is what a running child is told.
@@ -78,7 +79,8 @@ const (
 // connection.
 type proxyChild struct {
 	sockets  []socket
-	uid, gid int // 0: this process's own
+	traffic  socket // where the hub reads what the child counts; none: nowhere
+	uid, gid int    // 0: this process's own
 	logger   *slog.Logger
 	hurry    <-chan struct{} // closed when a drain is not waited for any longer
 	ready    chan struct{}   // closed once a child serves
@@ -99,6 +101,7 @@ func newProxyChild(hand handover, sockets []socket, uid, gid int, hurry <-chan s
 // Run starts the child, and again whenever it ends, until ctx does; then it asks it to drain and waits.
 func (c *proxyChild) Run(ctx context.Context) error {
 	defer closeSockets(c.sockets)
+	defer removeSocket(c.traffic)
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
@@ -176,6 +179,9 @@ func (c *proxyChild) command(theirs *os.File) *exec.Cmd {
 	for _, s := range c.sockets {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.file)
 	}
+	if c.traffic.file != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, c.traffic.file)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the hub alone
 	if os.Geteuid() == 0 && c.uid != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.gid)}
@@ -231,6 +237,7 @@ type heir struct {
 	handover
 	access    proxy.AccessLog
 	listeners []net.Listener
+	traffic   net.Listener // nil: nobody reads it
 	renewals  <-chan renewal
 	serves    func()
 }
@@ -247,13 +254,18 @@ func receiveHandover(ctx context.Context) (context.Context, heir, error) {
 		return nil, heir{}, fmt.Errorf("this command is started by carrel serve only: %w", err)
 	}
 	for i := range h.Listeners {
-		f := os.NewFile(uintptr(firstListener+i), "listener")
-		l, err := net.FileListener(f)
-		f.Close()
+		l, err := listenerAt(firstListener + i)
 		if err != nil {
-			return nil, heir{}, fmt.Errorf("take listener over: %w", err)
+			return nil, heir{}, err
 		}
 		h.listeners = append(h.listeners, l)
+	}
+	if h.Traffic {
+		l, err := listenerAt(firstListener + h.Listeners)
+		if err != nil {
+			return nil, heir{}, err
+		}
+		h.traffic = l
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	renewals := make(chan renewal)
@@ -279,6 +291,17 @@ func receiveHandover(ctx context.Context) (context.Context, heir, error) {
 		}
 	}()
 	return ctx, h, nil
+}
+
+// listenerAt takes a descriptor over that the parent left.
+func listenerAt(fd int) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), "listener")
+	defer f.Close() // the listener has a copy
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("take listener over: %w", err)
+	}
+	return l, nil
 }
 
 // dropPrivileges makes sure that this process can gain no right that it does not have.

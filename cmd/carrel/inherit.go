@@ -205,8 +205,14 @@ func openTCP(ctx context.Context, door config.Door) (*os.File, error) {
 	return f, hub.Wrap(hub.Internal, "keep listener", err)
 }
 
-// listenUnix takes or makes a socket that the proxy's group may use.
-func (d *deployment) listenUnix(ctx context.Context, in *inheritance, path string) (net.Listener, socket, error) {
+// Modes of sockets: for the proxy's group too, or not.
+const (
+	proxysToo  os.FileMode = 0o660
+	ownersOnly os.FileMode = 0o600
+)
+
+// listenUnix takes or makes a socket.
+func (d *deployment) listenUnix(ctx context.Context, in *inheritance, path string, mode os.FileMode) (net.Listener, socket, error) {
 	if f := in.handed[path]; f != nil {
 		delete(in.handed, path)
 		l, err := net.FileListener(f)
@@ -229,10 +235,10 @@ func (d *deployment) listenUnix(ctx context.Context, in *inheritance, path strin
 	if err != nil {
 		return nil, socket{}, hub.Wrap(hub.Internal, "keep socket", err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil { //nolint:gosec // the proxy's group
+	if err := os.Chmod(path, mode); err != nil {
 		return nil, socket{}, hub.Wrap(hub.Unavailable, "set socket's mode", err)
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && mode == proxysToo {
 		if err := os.Chown(path, 0, d.state.proxyGID); err != nil {
 			return nil, socket{}, hub.Wrap(hub.Unavailable, "give socket to the proxy", err)
 		}

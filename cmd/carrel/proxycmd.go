@@ -116,6 +116,11 @@ func runProxy(ctx context.Context, h heir) error {
 		aside.Go(func() { buffered.Run(logs) })
 		defer end()
 	}
+	if h.traffic != nil { // it tells of a drain too
+		telling, end := context.WithCancel(context.WithoutCancel(ctx))
+		aside.Go(func() { serveTraffic(telling, h.traffic, p.Traffic(), logger) })
+		defer end()
+	}
 	if h.Metrics != "" {
 		aside.Go(func() { serveMetrics(ctx, h.Metrics, p.Metrics(), logger) })
 	}
@@ -132,5 +137,12 @@ func (d *deployment) child(ctx context.Context, redisURL string, sockets []socke
 	if h.RedisCA, err = d.redisCA(); err != nil {
 		return nil, err
 	}
-	return newProxyChild(h, sockets, d.cfg.Proxy.UID, d.cfg.Proxy.UID, ctx.Done(), d.logger), nil
+	traffic, err := d.listenTraffic(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.Traffic = true
+	child := newProxyChild(h, sockets, d.cfg.Proxy.UID, d.cfg.Proxy.UID, ctx.Done(), d.logger)
+	child.traffic = traffic
+	return child, nil
 }

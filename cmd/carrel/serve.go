@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -128,13 +129,17 @@ func (d *deployment) serveHub(ctx context.Context, f *flags, in *inheritance, s 
 		s.run(func(ctx context.Context) error { serveMetrics(ctx, at, parts.metrics, d.logger); return ctx.Err() })
 	}
 	var sockets []socket
-	for path, handler := range map[string]http.Handler{d.state.hubSocket(): parts.pages, d.state.edgeSocket(): parts.edge} {
-		l, kept, err := d.listenUnix(ctx, in, path)
+	for _, at := range []struct {
+		path    string
+		handler http.Handler
+		mode    os.FileMode
+	}{{d.state.hubSocket(), parts.pages, proxysToo}, {d.state.edgeSocket(), parts.edge, proxysToo}, {d.state.topSocket(), parts.top, ownersOnly}} {
+		l, kept, err := d.listenUnix(ctx, in, at.path, at.mode)
 		if err != nil {
 			return sockets, err
 		}
 		sockets = append(sockets, kept)
-		s.run(func(ctx context.Context) error { return serveHTTP(ctx, l, handler) })
+		s.run(func(ctx context.Context) error { return serveHTTP(ctx, l, at.handler) })
 	}
 	return sockets, nil
 }

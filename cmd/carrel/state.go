@@ -23,7 +23,8 @@ import (
 //	  docker/          the driver's: homes, bindings, addresses
 //	  static/          0755: images' static files, which the proxy reads
 //	  demo-users.json  0600
-//	<run>/             0750, the proxy's group: hub.sock, edge.sock, redis.sock
+//	<run>/             0750, the proxy's group: hub.sock, edge.sock, redis.sock; for
+//	                   the owner alone top.sock and traffic-*.sock
 type state struct {
 	dir, run string
 	proxyGID int
@@ -98,20 +99,27 @@ func (s state) redis() string      { return filepath.Join(s.dir, "redis") }
 func (s state) demoUsers() string  { return filepath.Join(s.dir, "demo-users.json") }
 func (s state) hubSocket() string  { return filepath.Join(s.run, "hub.sock") }
 func (s state) edgeSocket() string { return filepath.Join(s.run, "edge.sock") }
+func (s state) topSocket() string  { return filepath.Join(s.run, "top.sock") }
 func (s state) acme() string       { return filepath.Join(s.secrets(), "acme") }
 func (s state) keysSocket() string {
 	return filepath.Join(s.run, fmt.Sprintf("keys-%d.sock", os.Getpid()))
+}
+func (s state) trafficSocket() string {
+	return filepath.Join(s.run, fmt.Sprintf("traffic-%d.sock", os.Getpid()))
 }
 func (s state) redisSocket() string { return filepath.Join(s.run, "redis") }
 
 // dropDeadSockets removes the sockets of processes that were killed.
 func (s state) dropDeadSockets() {
-	left, err := filepath.Glob(filepath.Join(s.run, "keys-*.sock"))
+	left, err := filepath.Glob(filepath.Join(s.run, "*-*.sock"))
 	if err != nil {
 		return
 	}
 	for _, path := range left {
-		pid := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "keys-"), ".sock")
+		kind, pid, _ := strings.Cut(strings.TrimSuffix(filepath.Base(path), ".sock"), "-")
+		if kind != "keys" && kind != "traffic" {
+			continue
+		}
 		if _, err := os.Stat("/proc/" + pid); errors.Is(err, fs.ErrNotExist) {
 			_ = os.Remove(path) // another one may have been quicker
 		}

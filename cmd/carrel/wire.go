@@ -87,6 +87,7 @@ type hubParts struct {
 	driver  *docker.Driver
 	pages   http.Handler // <base>hub/...
 	edge    http.Handler
+	top     http.Handler    // for operators on this host
 	metrics http.Handler    // for who may read them
 	people  []devidp.Person // of the demo provider; nil without it
 }
@@ -132,7 +133,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 		return nil, err
 	}
 	rest, err := api.New(api.Config{
-		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Logger: d.logger,
+		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Meters: meters{manager, d.state, d.logger}, Logger: d.logger,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: d.logger}.Handle(h)
 		},
@@ -149,7 +150,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if idp != nil {
 		mux.Handle(root+"/demo-provider/", idp)
 	}
-	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), metrics: seen.Handler(), people: people}, nil
+	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
 }
 
 // metrics are the hub's, with whether what it needs answers.

@@ -1,5 +1,6 @@
 // Package api is the hub's REST interface for programs, in the shape of JupyterHub's (its OpenAPI
-// document, version 6): whoami, people, servers with their progress, and tokens.
+// document, version 6): whoami, people, servers with their progress, and tokens; and, Carrel's own, what
+// servers do at the moment.
 //
 // It owns the routes below <base>hub/api/, the JSON models, and the authentication of programs: a
 // token in the Authorization header ("token T" or "Bearer T"), or the session cookie of a page of
@@ -23,10 +24,12 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"carrel/hub"
 	"carrel/internal/httpx"
+	"carrel/internal/top"
 )
 
 // Version is the version of JupyterHub's API that this one follows.
@@ -52,6 +55,7 @@ type Config struct {
 	Tokens   hub.TokenStore
 	Users    hub.UserStore
 	Routes   hub.RouteStore
+	Meters   Meters
 	Logger   *slog.Logger
 	// Wrap turns a handler that returns errors into one that logs and renders them.
 	Wrap func(func(http.ResponseWriter, *http.Request) error) http.Handler
@@ -62,11 +66,14 @@ type API struct {
 	cfg  Config
 	mux  *http.ServeMux
 	none http.Handler // for paths that mux would redirect
+
+	topMu   sync.Mutex // also keeps those who watch from asking all at once
+	topLast top.Sample
 }
 
 // New checks the configuration and mounts the routes; it starts nothing.
 func New(cfg Config) (*API, error) {
-	if cfg.Servers == nil || cfg.Sessions == nil || cfg.Tokens == nil || cfg.Users == nil || cfg.Routes == nil || cfg.Logger == nil || cfg.Wrap == nil {
+	if cfg.Servers == nil || cfg.Sessions == nil || cfg.Tokens == nil || cfg.Users == nil || cfg.Routes == nil || cfg.Meters == nil || cfg.Logger == nil || cfg.Wrap == nil {
 		return nil, hub.Errorf(hub.Internal, "make api", "a part is missing")
 	}
 	a := &API{cfg: cfg, mux: http.NewServeMux()}
@@ -74,6 +81,7 @@ func New(cfg Config) (*API, error) {
 		"GET /{$}":                                    a.version,
 		"GET /health":                                 a.health,
 		"GET /user":                                   a.authed(a.whoami),
+		"GET /top":                                    a.authed(a.adminTop),
 		"GET /users":                                  a.authed(a.listUsers),
 		"GET /users/{name}":                           a.authed(a.getUser),
 		"POST /users/{name}/activity":                 a.authed(a.postActivity),

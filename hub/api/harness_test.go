@@ -27,6 +27,8 @@ type site struct {
 	policy   *hub.Policy
 	origins  hub.Origins
 	url      string // of <base>hub/api
+	api      *API
+	traffic  *proxies
 }
 
 func newSite(t *testing.T) *site {
@@ -52,8 +54,9 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.traffic = &proxies{}
 	a, err := New(Config{
-		Origins: s.origins, Servers: manager, Sessions: s.store, Tokens: s.store, Users: s.store, Routes: s.store, Logger: logger,
+		Origins: s.origins, Servers: manager, Sessions: s.store, Tokens: s.store, Users: s.store, Routes: s.store, Meters: meters{manager, s.traffic}, Logger: logger,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: logger}.Handle(h)
 		},
@@ -61,6 +64,7 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.api = a
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- manager.Run(ctx) }()

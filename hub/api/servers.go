@@ -86,9 +86,9 @@ func orNull(t time.Time) *time.Time {
 }
 
 // activities reads when each server was last used.
-func (a *API) activities(r *http.Request) (map[hub.ServerKey]time.Time, error) {
+func (a *API) activities(ctx context.Context) (map[hub.ServerKey]time.Time, error) {
 	last := map[hub.ServerKey]time.Time{}
-	for act, err := range a.cfg.Routes.Activities(r.Context()) {
+	for act, err := range a.cfg.Routes.Activities(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +101,7 @@ func (a *API) activities(r *http.Request) (map[hub.ServerKey]time.Time, error) {
 // when asked for.
 func (a *API) people(r *http.Request, users []hub.User) ([]userModel, error) {
 	stopped := r.URL.Query().Has("include_stopped_servers")
-	last, err := a.activities(r)
+	last, err := a.activities(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -172,11 +172,19 @@ const (
 	pageType    = "application/jupyterhub-pagination+json"
 )
 
+// mayList tells whether a caller may see everyone at once.
+func (c caller) mayList(op string) error {
+	if !c.Admin || c.Scopes != nil && !slices.Contains(c.Scopes, hub.ScopeReadUsers) {
+		return &hub.Error{Kind: hub.Forbidden, Op: op, Message: "only administrators may list people", Remedy: "use an administrator's token with the scope read:users"}
+	}
+	return nil
+}
+
 // listUsers answers an administrator with a page of people, by offset and limit, of those whose name
 // holds name_filter and whose servers are in state.
 func (a *API) listUsers(w http.ResponseWriter, r *http.Request, c caller) error {
-	if !c.Admin || c.Scopes != nil && !slices.Contains(c.Scopes, hub.ScopeReadUsers) {
-		return &hub.Error{Kind: hub.Forbidden, Op: "list users", Message: "only administrators may list people", Remedy: "use an administrator's token with the scope read:users"}
+	if err := c.mayList("list users"); err != nil {
+		return err
 	}
 	offset, err := queryInt(r, "offset", 0, 0, 1<<31-1)
 	if err != nil {
@@ -267,7 +275,7 @@ func (a *API) getServer(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err != nil {
 		return err
 	}
-	last, err := a.activities(r)
+	last, err := a.activities(r.Context())
 	if err != nil {
 		return err
 	}
