@@ -60,6 +60,7 @@ func (c *crowd) leave(at netip.Addr) {
 func (p *Proxy) admit(from net.Addr) (leave func(), ok bool) {
 	gone, ok := p.crowd.enter(from)
 	if !ok {
+		p.metrics.refused[refusedCrowd].Inc()
 		return nil, false
 	}
 	p.conns.Add(1)

@@ -53,6 +53,7 @@ func TestRedisAway(t *testing.T) {
 	}
 	ask(w.proxy.recheck)
 	wantClose(t, socket, closeTryAgain)
+	w.shows(map[string]string{`carrel_proxy_tunnels_cut_total{reason="unchecked"}`: "1", `carrel_proxy_tunnels_cut_total{reason="revoked"}`: "0"})
 	w.redis.SetError("")
 	w.until("alice is known again", func() bool { return w.get(w.url("alice", ""), w.as(alice)).status == 200 })
 	w.until("bob is known", func() bool { return w.get(w.url("bob", ""), w.as(bob)).status == 200 })

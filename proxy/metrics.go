@@ -68,7 +68,7 @@ type metrics struct {
 	refused  [refusals]prometheus.Counter
 	upstream prometheus.Counter
 	opened   prometheus.Counter
-	cut      [2]prometheus.Counter // going away, revoked
+	cut      [3]prometheus.Counter // going away, revoked, unchecked
 	revoked  prometheus.Counter
 	lag      prometheus.Histogram
 
@@ -93,12 +93,15 @@ const (
 	refusedSlow
 	refusedUnavailable
 	refusedInternal
-	refusals = iota
+	refusedFraming // of connections: nothing of what comes is taken for a request
+	refusedCrowd   // of connections, by their address
+	refusals       = iota
 )
 
 var refusalNames = [refusals]string{
 	"other", "signed_out", "forbidden", "origin", "malformed", "too_large", "unknown_host", "not_found", "not_running",
 	"too_many", "too_slow", "unavailable", "internal",
+	"framing", "too_many_connections",
 }
 
 // refusalOf sorts an error by why it is one.
@@ -145,16 +148,16 @@ func newMetrics(p *Proxy) *metrics {
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 	}, []string{"class"})
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "carrel_proxy_refused_total", Help: "Requests that the proxy itself refused, by why.",
+		Name: "carrel_proxy_refused_total", Help: "Requests that the proxy itself refused, by why; with framing and too_many_connections, connections.",
 	}, []string{"reason"})
 	cut := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "carrel_proxy_tunnels_cut_total", Help: "Websockets that the proxy ended, by why: revoked (close code 1008) or going_away (1001).",
+		Name: "carrel_proxy_tunnels_cut_total", Help: "Websockets that the proxy ended, by why: revoked (close code 1008), going_away (1001) or unchecked (1013: the store is away for too long).",
 	}, []string{"reason"})
 	m.upstream = newCounter("carrel_proxy_upstream_errors_total", "Requests that failed because the server behind did not answer, or not sensibly.")
 	m.opened = newCounter("carrel_proxy_tunnels_opened_total", "Websockets opened.")
 	m.revoked = newCounter("carrel_proxy_revocations_total", "Sessions and tokens whose end the proxy was told of.")
 	m.lag = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "carrel_proxy_revocation_lag_seconds", Help: "Time from the event that ended a session to the end of each websocket opened with it.",
+		Name: "carrel_proxy_revocation_lag_seconds", Help: "Time from when the proxy heard that a session or token is over until each websocket opened with it was closed.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 	})
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -169,7 +172,7 @@ func newMetrics(p *Proxy) *metrics {
 	for i, name := range refusalNames {
 		m.refused[i] = refused.WithLabelValues(name)
 	}
-	m.cut = [2]prometheus.Counter{cut.WithLabelValues("going_away"), cut.WithLabelValues("revoked")}
+	m.cut = [3]prometheus.Counter{cut.WithLabelValues("going_away"), cut.WithLabelValues("revoked"), cut.WithLabelValues("unchecked")}
 	m.registerStates(p)
 	return m
 }
@@ -279,6 +282,8 @@ func (m *metrics) ended(t *live) {
 	case closePolicy:
 		m.cut[1].Inc()
 		m.lag.Observe(time.Since(since).Seconds())
+	case closeTryAgain:
+		m.cut[2].Inc()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -98,6 +99,24 @@ func TestMetricsTellWhatWasDone(t *testing.T) {
 			t.Errorf("%s holds what a person or a container chose", name)
 		}
 	}
+}
+
+// TestRefusedConnectionsAreCounted: those that never become a request, too.
+func TestRefusedConnectionsAreCounted(t *testing.T) {
+	w := newWorld(t, setup{})
+	for range 2 {
+		if got := w.raw("GET / HTTP/1.1\r\nHost: hub.test\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 400") {
+			t.Errorf("%q", got)
+		}
+	}
+	w.shows(map[string]string{`carrel_proxy_refused_total{reason="framing"}`: "2", `carrel_proxy_refused_total{reason="too_many_connections"}`: "0"})
+	w.proxy.crowd.mu.Lock()
+	w.proxy.crowd.open = map[netip.Addr]int{netip.MustParseAddr("127.0.0.1"): maxPerAddress}
+	w.proxy.crowd.mu.Unlock()
+	if got := w.raw("GET / HTTP/1.1\r\nHost: hub.test\r\n\r\n"); got != "" {
+		t.Errorf("one too many is answered: %q", got)
+	}
+	w.shows(map[string]string{`carrel_proxy_refused_total{reason="framing"}`: "2", `carrel_proxy_refused_total{reason="too_many_connections"}`: "1"})
 }
 
 func TestAServerThatDoesNotAnswerIsAnUpstreamError(t *testing.T) {

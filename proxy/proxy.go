@@ -156,6 +156,7 @@ func (p *Proxy) strict(l net.Listener) net.Listener {
 		f = front.New(l, front.Options{Logger: p.cfg.Logger})
 	}
 	f.Admit(p.admit)
+	f.Faults(p.metrics.refused[refusedFraming].Inc)
 	return f
 }
 

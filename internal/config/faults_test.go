@@ -108,6 +108,8 @@ func deploymentFaults() []faultCase {
 		{"redirecting to HTTP", "listen_redirect: [\"127.0.0.1:8080\"]\n", "1: listen_redirect: it leads to HTTPS, which public_url is not"},
 		{"redirecting where it listens", "public_url: https://localhost:8000/\nlisten_redirect: [\"127.0.0.1:8000\"]\n", "2: listen_redirect[0]: this address is given twice"},
 		{"redirecting for the demo", "public_url: https://localhost:8000/\nlisten_redirect: [\":80\"]\n", "2: listen_redirect[0]: the demo provider serves this machine only"},
+		{"metrics where people come in", "metrics:\n  listen: 127.0.0.1:8000\n", "2: metrics.listen: people come in at this address"},
+		{"metrics where people are redirected", "public_url: https://localhost:8000/\nlisten_redirect: [\"127.0.0.1:8080\"]\nmetrics:\n  proxy_listen: 127.0.0.1:8080\n", "4: metrics.proxy_listen: people come in at this address"},
 		{"PROXY protocol elsewhere", "proxy_protocol: [\"127.0.0.1:8001\"]\ntrusted_proxies: [127.0.0.1/32]\n", "1: proxy_protocol[0]: nothing listens there"},
 		{"PROXY protocol from nobody", "proxy_protocol: [\"127.0.0.1:8000\"]\n", "1: proxy_protocol: nobody is trusted to speak it"},
 		{"trusted proxy", "trusted_proxies: [10.0.0.1]\n", "1: trusted_proxies[0]: this is no network (write 10.0.0.0/8"},

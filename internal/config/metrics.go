@@ -21,7 +21,7 @@ func (c *Config) validateMetrics(k *checks) {
 		_, port, err := net.SplitHostPort(a)
 		n, perr := strconv.ParseUint(port, 10, 16)
 		k.that(err == nil && perr == nil && n > 0, field, "this is no host:port", "write 127.0.0.1:9101")
-		k.that(!slices.Contains(c.Listen, a), field, "people come in at this address", "give metrics one of their own, such as 127.0.0.1:9101")
+		k.that(!slices.Contains(c.Listen, a) && !slices.Contains(c.ListenRedirect, a), field, "people come in at this address", "give metrics one of their own, such as 127.0.0.1:9101")
 		k.that(field != "metrics.proxy_listen" || perr != nil || n >= 1024, field, "the proxy has no right to this port", "choose one from 1024 on")
 	}
 	k.that(c.Metrics.Listen == "" || c.Metrics.Listen != c.Metrics.ProxyListen, "metrics.proxy_listen", "the hub serves its metrics at this address", "choose another port")

@@ -28,6 +28,7 @@ type Listener struct {
 
 	opt   Options
 	enter func(net.Addr) (leave func(), ok bool)
+	fault func() // told of each refused framing; nil: nobody is
 
 	ready  chan net.Conn
 	failed chan error
@@ -56,6 +57,10 @@ func New(l net.Listener, opt Options) *Listener {
 // Admit has every connection asked for by its client's address; leave is called when it is closed or
 // released. It is called before the first Accept.
 func (l *Listener) Admit(enter func(net.Addr) (leave func(), ok bool)) { l.enter = enter }
+
+// Faults has each connection whose framing is refused told of, once. It is called before the first
+// Accept.
+func (l *Listener) Faults(told func()) { l.fault = told }
 
 // beginTime is how long a client may take until HTTP can begin.
 const beginTime = 10 * time.Second
@@ -224,5 +229,8 @@ func (l *Listener) Close() error {
 }
 
 func (l *Listener) refused(c *conn, fault error) {
+	if l.fault != nil {
+		l.fault()
+	}
 	l.opt.Logger.Debug("framing refused", "client", c.RemoteAddr().String(), "error", fault)
 }
