@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	trafficWithin = time.Second
+	trafficWithin = 2 * time.Second
 	trafficMost   = 16 << 20 // bytes that one proxy is listened to; 100,000 servers in use take 13 MB
 )
 
@@ -50,32 +50,34 @@ type meters struct {
 }
 
 // Traffic implements [carrel/hub/api.Meters].
-func (m meters) Traffic(ctx context.Context) map[hub.ServerKey]hub.Traffic {
+func (m meters) Traffic(ctx context.Context) (map[hub.ServerKey]hub.Traffic, int) {
 	paths, _ := filepath.Glob(filepath.Join(m.state.run, "traffic-*.sock")) // the pattern is right
 	ctx, done := context.WithTimeout(ctx, trafficWithin)
 	defer done()
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	all := map[hub.ServerKey]hub.Traffic{}
+	all, proxies := map[hub.ServerKey]hub.Traffic{}, 0
 	for _, path := range paths {
 		asking.Go(func() {
 			told, err := readTraffic(ctx, path)
 			if err != nil {
 				m.logger.DebugContext(ctx, "a proxy did not tell its traffic", "socket", filepath.Base(path), "error", err)
+				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			proxies++
 			for key, t := range told {
 				all[key] = t.Plus(all[key])
 			}
 		})
 	}
 	asking.Wait()
-	return all
+	return all, proxies
 }
 
 // readTraffic asks one proxy, which strangers may have taken over: it can tell wrong numbers of its own
-// and hold up nobody. With an error comes what was told before it.
+// and hold up nobody.
 func readTraffic(ctx context.Context, path string) (map[hub.ServerKey]hub.Traffic, error) {
 	told := map[hub.ServerKey]hub.Traffic{}
 	client := overSocket(path)
@@ -97,7 +99,7 @@ func readTraffic(ctx context.Context, path string) (map[hub.ServerKey]hub.Traffi
 		if err := dec.Decode(&t); errors.Is(err, io.EOF) {
 			return told, nil
 		} else if err != nil {
-			return told, err
+			return nil, err
 		}
 		t.Websockets = max(0, t.Websockets)
 		told[t.Key] = t

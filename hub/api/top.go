@@ -13,8 +13,9 @@ import (
 type Meters interface {
 	// Usage is a server's own; cores is how many it kept busy lately. False when it was not measured.
 	Usage(key hub.ServerKey) (u hub.Usage, cores float64, ok bool)
-	// Traffic is what the proxies of this host count; those that don't answer in time are left out.
-	Traffic(ctx context.Context) map[hub.ServerKey]hub.Traffic
+	// Traffic is what the proxies of this host count, and how many told it; those that don't answer in
+	// time are left out.
+	Traffic(ctx context.Context) (by map[hub.ServerKey]hub.Traffic, proxies int)
 }
 
 // topFresh is how old an answer to "top" may be: whoever watches looks each second, and several may.
@@ -52,8 +53,8 @@ func (a *API) sample(ctx context.Context) (top.Sample, error) {
 	if err != nil {
 		return top.Sample{}, err
 	}
-	traffic := a.cfg.Meters.Traffic(ctx)
-	s := top.Sample{Time: time.Now(), Servers: []top.Server{}}
+	traffic, proxies := a.cfg.Meters.Traffic(ctx)
+	s := top.Sample{Time: time.Now(), Proxies: proxies, Servers: []top.Server{}}
 	for rec, err := range a.cfg.Servers.Servers(ctx) {
 		if err != nil {
 			return top.Sample{}, err

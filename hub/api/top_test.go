@@ -24,10 +24,10 @@ type proxies struct {
 	all map[hub.ServerKey]hub.Traffic
 }
 
-func (p *proxies) Traffic(context.Context) map[hub.ServerKey]hub.Traffic {
+func (p *proxies) Traffic(context.Context) (map[hub.ServerKey]hub.Traffic, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.all
+	return p.all, 1
 }
 
 func (p *proxies) set(list ...hub.Traffic) {
@@ -99,7 +99,7 @@ func TestTopTellsWhatServersDo(t *testing.T) {
 	for _, one := range got.Servers {
 		servers[one.User+"/"+one.Server] = one
 	}
-	if len(servers) != 2 || time.Since(got.Time) > time.Minute {
+	if len(servers) != 2 || got.Proxies != 1 || time.Since(got.Time) > time.Minute {
 		t.Fatalf("%s", rec.Body)
 	}
 	a, b := servers["alice/"], servers["bob/gpu"]

@@ -12,6 +12,7 @@ import (
 // Sample is all servers at one moment.
 type Sample struct {
 	Time    time.Time `json:"time"`
+	Proxies int       `json:"proxies"` // whose counts are in it
 	Servers []Server  `json:"servers"`
 }
 
@@ -55,10 +56,14 @@ func (s Server) name() string {
 }
 
 // Compare makes a report of two samples. A server that was not in the one before has no rates yet, and
-// neither has one whose counter went back because a proxy ended.
+// neither has one whose counter went back because a proxy ended. Where another number of proxies answered,
+// there are none at all: what one of them had counted before is no second's work.
 func Compare(before, now Sample) Report {
 	was := make(map[string]Server, len(before.Servers))
 	for _, s := range before.Servers {
+		if before.Proxies != now.Proxies {
+			break
+		}
 		was[s.name()] = s
 	}
 	seconds := now.Time.Sub(before.Time).Seconds()

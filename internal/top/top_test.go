@@ -18,7 +18,7 @@ func p[T any](v T) *T { return &v }
 // busy is a sample of three servers, seconds after noon.
 func busy(seconds int) Sample {
 	n := uint64(seconds)
-	return Sample{Time: noon.Add(time.Duration(seconds) * time.Second), Servers: []Server{
+	return Sample{Time: noon.Add(time.Duration(seconds) * time.Second), Proxies: 2, Servers: []Server{
 		{User: "alice", State: "ready", Requests: 10 + 20*n, Received: 1024 * n, Sent: 3 << 20 * n, Websockets: 4, Cores: p(0.25), Memory: p(int64(300 << 20)), Started: p(noon.Add(-time.Hour)), LastActivity: p(noon)},
 		{User: "bob", Server: "gpu", State: "ready", Requests: 5, Cores: p(1.5), Memory: p(int64(100 << 20)), Started: p(noon.Add(-50 * time.Hour))},
 		{User: "carl", State: "starting", Started: nil},
@@ -33,6 +33,7 @@ func TestRates(t *testing.T) {
 		"two seconds":      {busy(1), busy(3), []float64{20, 1024, 3 << 20}},
 		"a proxy ended":    {busy(9), busy(1), []float64{0, 0, 0}}, // no time went by either
 		"counters go back": {busy(9), func() Sample { s := busy(2); s.Time = noon.Add(time.Minute); return s }(), []float64{0, 0, 0}},
+		"a proxy is back":  {func() Sample { s := busy(1); s.Proxies, s.Servers[0].Requests = 1, 0; return s }(), busy(3), []float64{0, 0, 0}},
 		"the same moment":  {busy(3), busy(3), []float64{0, 0, 0}},
 		"a new server":     {Sample{Time: noon}, busy(3), []float64{0, 0, 0}},
 		"the very first":   {Sample{}, busy(3), []float64{0, 0, 0}},
