@@ -211,7 +211,5 @@ func TestBrowserAdministrator(t *testing.T) {
 			break
 		}
 	}
-	if at := alice.visit("/hub/home"); !strings.Contains(at.body, "admin") {
-		t.Errorf("alice is not told who stopped her server:\n%.1500s", at.body)
-	}
+	eventually(t, time.Minute, "alice is told who stopped her server", func() bool { return strings.Contains(alice.visit("/hub/home").body, "admin") })
 }

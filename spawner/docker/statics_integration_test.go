@@ -43,15 +43,20 @@ func kept(t *testing.T, d *Driver, image string) *statics.Set {
 	return set
 }
 
+// fewFiles leaves the small files of JupyterLab in an image: all of them take a minute to compress under
+// the race detector.
+const fewFiles = "RUN find /usr/local/share/jupyter/lab/static -type f -size +12k -delete"
+
 // An image's own files are kept, as they are in the image, once a server of it started; two images
 // keep theirs apart, and what an image puts in the way of others' files gets nowhere.
 func TestStaticsOfImages(t *testing.T) {
 	d := newDriver(t, withStatics(t))
 	const dir, name = "/usr/local/share/jupyter/lab/static/", "extra.0123456789abcdef0123.js"
-	hostile := buildImage(t, d, "USER 0", "RUN printf '// of the second\\n' > "+dir+name+
+	plain := buildImage(t, d, "USER 0", fewFiles, "USER 1000")
+	hostile := buildImage(t, d, "USER 0", fewFiles, "RUN printf '// of the second\\n' > "+dir+name+
 		" && ln -s /etc/passwd "+dir+"link.0123456789abcdef0123.js && ln -s / "+dir+"root"+
 		" && mkfifo "+dir+"pipe.0123456789abcdef0123.js && printf x > "+dir+"plain.js", "USER 1000")
-	first, second := factsOf(t, d, testImage(t)).id, factsOf(t, d, hostile).id
+	first, second := factsOf(t, d, plain).id, factsOf(t, d, hostile).id
 	running(t, d)
 	spec := testSpec(t, "static")
 	spec.Image, spec.Command = hostile, []string{"sleep", "1000"}
@@ -62,7 +67,7 @@ func TestStaticsOfImages(t *testing.T) {
 	if st, err := d.Inspect(t.Context(), h); err != nil || st.Image != second {
 		t.Errorf("the server runs from %s, not %s (%v)", st.Image, second, err)
 	}
-	d.WantStatics(testImage(t))
+	d.WantStatics(plain)
 	for _, image := range []string{first, second} {
 		// It is done at the lowest priority, beside whatever else runs on this machine.
 		for end := time.Now().Add(4 * time.Minute); !d.haveStatics(image); time.Sleep(50 * time.Millisecond) {
@@ -123,7 +128,7 @@ func TestStaticsAreTidy(t *testing.T) {
 	if n, err := d.exportStatics(t.Context(), lying); n != 0 || hub.KindOf(err) != hub.Invalid {
 		t.Errorf("an image that lies: %d files, %v", n, err)
 	}
-	image := factsOf(t, d, testImage(t)).id
+	image := factsOf(t, d, buildImage(t, d, "USER 0", fewFiles, "USER 1000")).id
 	if _, err := d.createTeller(t.Context(), image); err != nil { // as if killed then
 		t.Fatal(err)
 	}
