@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"regexp"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -89,8 +90,12 @@ func (d *deployment) containers() []string {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return strings.Contains(name, "-slot-") }) // nobody's yet
+	// Others are nobody's yet, or no servers.
+	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return !serverName.MatchString(name) })
 }
+
+// serverName ends the name of a server's container.
+var serverName = regexp.MustCompile(`-[0-9a-f]{24}-g[0-9]+$`)
 
 // peopleNamed is the configuration of demo people that seat signs in.
 func peopleNamed(n int) string {
