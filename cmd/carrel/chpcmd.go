@@ -49,6 +49,7 @@ type chpFlags struct {
 	ip, socket, apiIP, apiSock  string
 	port, apiPort, metricsPort  int
 	metricsIP, metricsSocket    string
+	backend, redisURL           string
 	public, api, client         chp.Certs
 	clientAsked                 [2]bool // what has no meaning towards servers
 	redirectPort, redirectTo    string
@@ -62,7 +63,6 @@ type chpFlags struct {
 var unsupported = []struct{ name, remedy string }{
 	{"ssl-ciphers", "leave it out: Go's choice has no weak ones"},
 	{"ssl-dhparam", "leave it out: no cipher that is offered uses it"},
-	{"storage-backend", "leave it out: routes are kept in memory, and JupyterHub sets them again"},
 }
 
 func chpCommand() *cobra.Command {
@@ -101,6 +101,8 @@ func chpCommand() *cobra.Command {
 	f.StringArrayVar(&c.headers, "custom-header", nil, "header to set on what is forwarded, as name:value (may be repeated)")
 	f.BoolVar(&c.insecure, "insecure", false, "without effect, as in the original: servers' certificates are verified")
 	f.BoolVar(&c.cfg.HostRouting, "host-routing", false, "the first part of a route is a host")
+	f.StringVar(&c.backend, "storage-backend", "memory", "where routes are kept: memory or redis")
+	f.StringVar(&c.redisURL, "redis-url", "", "Redis of the routes, redis://host:port/number; better in CONFIGPROXY_REDIS_URL, as command lines are seen by all")
 	f.StringVar(&c.metricsIP, "metrics-ip", "", "address of the metrics (default: all)")
 	f.IntVar(&c.metricsPort, "metrics-port", 0, "port of the metrics, which are off without it")
 	f.StringVar(&c.metricsSocket, "metrics-socket", "", "unix socket of the metrics, instead of address and port")
@@ -158,6 +160,10 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 	}
 	cfg.Logger = slog.New(chp.NewHandler(out, level))
 	cfg.AuthToken = hub.NewSecret(token)
+	var err error
+	if cfg.Redis, err = c.storage(os.Getenv("CONFIGPROXY_REDIS_URL")); err != nil {
+		return cfg, err
+	}
 	cfg.Metrics = c.metricsPort != 0 || c.metricsSocket != ""
 	cfg.Headers = map[string]string{}
 	for _, h := range c.headers {
@@ -173,7 +179,6 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 		}
 		*into = time.Duration(*ms) * time.Millisecond
 	}
-	var err error
 	if cfg.TLS, cfg.APITLS, cfg.ClientTLS, err = c.certificates(); err != nil {
 		return cfg, err
 	}
@@ -185,6 +190,25 @@ func (c *chpFlags) config(cmd *cobra.Command, token string, out io.Writer) (chp.
 		cfg.Redirect = c.redirectTo
 	}
 	return cfg, nil
+}
+
+// storage is the address of the Redis that keeps the routes, or none.
+func (c *chpFlags) storage(fromEnv string) (hub.Secret, error) {
+	address := c.redisURL
+	if address == "" {
+		address = fromEnv
+	}
+	switch {
+	case c.backend == "redis" && address == "":
+		return hub.Secret{}, invalid("--redis-url", "there is no address of a Redis", "give it, or set CONFIGPROXY_REDIS_URL")
+	case c.backend == "redis":
+		return hub.NewSecret(address), nil
+	case c.backend == "memory" && c.redisURL != "":
+		return hub.Secret{}, invalid("--redis-url", "routes are kept in memory", "give --storage-backend=redis too")
+	case c.backend == "memory":
+		return hub.Secret{}, nil
+	}
+	return hub.Secret{}, invalid("--storage-backend", c.backend+" is not supported", "choose memory or redis: modules of Node can't be loaded")
 }
 
 // certificates reads the files of all three sides.
@@ -237,6 +261,9 @@ func (c *chpFlags) run(cmd *cobra.Command) error {
 	}
 	p, err := chp.New(cfg)
 	if err != nil {
+		return err
+	}
+	if err := p.Load(cmd.Context()); err != nil {
 		return err
 	}
 	l, err := c.listen(cmd.Context())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -31,13 +32,16 @@ func TestALinkOfTheOriginalsNameIsChp(t *testing.T) {
 
 func TestChpRefusesWhatItCannotDo(t *testing.T) {
 	for option, field := range map[string]string{
-		"--storage-backend=redis": "--storage-backend", "--ssl-ciphers=HIGH": "--ssl-ciphers", "--ssl-dhparam=/x": "--ssl-dhparam",
+		"--storage-backend=./store": "--storage-backend", "--storage-backend=redis": "--redis-url", "--redis-url=redis://x": "--redis-url", "--storage-backend=redis --redis-url=http://:hunter2@x": "--redis-url", "--ssl-ciphers=HIGH": "--ssl-ciphers", "--ssl-dhparam=/x": "--ssl-dhparam",
 		"--ssl-allow-rc4": "--ssl-allow-rc4", "--log-level=loud": "--log-level", "--custom-header=none": "--custom-header",
 		"--redirect-port=80": "--redirect-port", "--ssl-key=/none": "--ssl-key", "--timeout=-1": "--timeout",
 	} {
 		cmd := root()
-		cmd.SetArgs([]string{"chp", option})
+		cmd.SetArgs(append([]string{"chp"}, strings.Fields(option)...))
 		err := cmd.ExecuteContext(t.Context())
+		if strings.Contains(fmt.Sprint(err), "hunter2") {
+			t.Errorf("a secret is told: %v", err)
+		}
 		if hub.KindOf(err) != hub.Invalid || hub.FieldOf(err) != field {
 			t.Errorf("%s: %v, of %q", option, err, hub.FieldOf(err))
 		}

@@ -99,7 +99,7 @@ var fences = []fence{
 	{"github.com/docker/docker", []string{"spawner/docker"}, "so that its successor module can replace it in one place"},
 	{"github.com/goccy/go-yaml", []string{"internal/config"}, "there is one reader of YAML, and it is strict"},
 	{"gopkg.in/yaml.v3", nil, "there is one reader of YAML, and it is strict"},
-	{"github.com/redis/go-redis/v9", []string{"hub/redisstore", "internal/redisserver"}, "the store's contract, not Redis, is what the rest knows"},
+	{"github.com/redis/go-redis/v9", []string{"hub/redisstore", "internal/redisserver", "proxy/chp"}, "the store's contract, not Redis, is what the rest knows; chp has a Redis and a contract of its own"},
 	{"github.com/coreos/go-oidc/v3", []string{"hub/oidc"}, "tokens are verified in one place"},
 	{"github.com/zitadel/oidc/v3", []string{"hub/devidp"}, "only the demo provider issues tokens"},
 	{"github.com/caddyserver/certmagic", []string{"internal/acme"}, "the account and the keys are in one place"},

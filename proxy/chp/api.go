@@ -70,6 +70,9 @@ func (p *Proxy) authorised(w http.ResponseWriter, r *http.Request) bool {
 }
 
 func (p *Proxy) getRoutes(w http.ResponseWriter, r *http.Request, path string) {
+	if p.store != nil {
+		p.store.gather(r.Context())
+	}
 	if path != "" && path != "/" {
 		if found := p.routes.get(path); found != nil {
 			p.json(w, found)
@@ -146,9 +149,13 @@ func (p *Proxy) postRoute(w http.ResponseWriter, r *http.Request, path string) {
 		text(w, http.StatusBadRequest, "Must specify 'target' as string")
 		return
 	}
-	added := p.add(path, data, to)
+	path, err = p.add(r.Context(), path, data, to)
+	if err != nil {
+		p.notChanged(r.Context(), w, path, err)
+		return
+	}
 	p.metrics.routes(http.MethodPost)
-	p.cfg.Logger.InfoContext(r.Context(), "Route added", "route", added.path, "target", to)
+	p.cfg.Logger.InfoContext(r.Context(), "Route added", "route", path, "target", to)
 	w.WriteHeader(http.StatusCreated)
 }
 
@@ -157,14 +164,25 @@ func (p *Proxy) deleteRoute(ctx context.Context, w http.ResponseWriter, path str
 		text(w, http.StatusBadRequest, "Must specify a path")
 		return
 	}
+	existed, err := p.remove(ctx, path)
+	if err != nil {
+		p.notChanged(ctx, w, path, err)
+		return
+	}
 	p.metrics.routes(http.MethodDelete)
 	switch {
-	case p.routes.remove(path):
+	case existed:
 		p.cfg.Logger.InfoContext(ctx, "Route removed", "route", clean(path))
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}
+}
+
+// notChanged tells that the store is away.
+func (p *Proxy) notChanged(ctx context.Context, w http.ResponseWriter, path string, err error) {
+	p.cfg.Logger.ErrorContext(ctx, "Route not changed", "route", path, "error", err)
+	text(w, http.StatusServiceUnavailable, "The store of routes is away: nothing can be changed")
 }
 
 func (p *Proxy) json(w http.ResponseWriter, v any) {

@@ -4,8 +4,8 @@
 // It owns the routing table that the API fills, forwarding of HTTP and websockets by it, what counts
 // as activity of a route, and the pages shown in place of a failed server's. It refuses to own any
 // authentication of people (the JupyterHub behind it does that), any policy, and any part of
-// Carrel's own data plane, which is package proxy; neither knows the other. The table is in memory:
-// JupyterHub fills it again when it finds it empty.
+// Carrel's own data plane, which is package proxy; neither knows the other. The table is in memory, where
+// JupyterHub fills it again when it finds it empty, or a copy of one in Redis that several proxies share.
 //
 // Where configurable-http-proxy hangs, forgets or contradicts itself, this package answers instead:
 // a DELETE without a path gets 400, one path is matched and forwarded ("//host/x" is not matched as
@@ -52,7 +52,8 @@ type Config struct {
 	ClientTLS *tls.Config // towards servers
 	Redirect  string      // the port that plain HTTP is sent on to
 
-	Metrics bool // are counted, and served where there is a listener for them
+	Redis   hub.Secret // the address of one that keeps the routes, or none
+	Metrics bool       // are counted, and served where there is a listener for them
 
 	Logger *slog.Logger
 }
@@ -74,6 +75,7 @@ type Proxy struct {
 	public  atomic.Pointer[tls.Config] // and may be replaced
 	api     atomic.Pointer[tls.Config]
 	metrics *metrics // or nil
+	store   *store   // or nil
 }
 
 // New checks the configuration; it starts nothing.
@@ -105,16 +107,55 @@ func New(cfg Config) (*Proxy, error) {
 		if _, err := parseTarget(cfg.DefaultTarget); err != nil {
 			return nil, &hub.Error{Kind: hub.Invalid, Op: "make proxy", Field: "--default-target", Message: "this is no address", Remedy: "give http://host:port", Err: err}
 		}
-		p.add("/", routeData{}, cfg.DefaultTarget)
+		p.routes.add("/", routeData{}, cfg.DefaultTarget)
+		p.used("/")
+	}
+	if !cfg.Redis.IsZero() {
+		var err error
+		if p.store, err = newStore(cfg.Redis, &p.routes, cfg.Logger); err != nil {
+			return nil, err
+		}
 	}
 	return p, nil
 }
 
-// add sets a route, which is activity of it.
-func (p *Proxy) add(path string, data routeData, to string) *route {
-	r := p.routes.add(path, data, to)
-	p.used(r.path)
-	return r
+// Load reads the routes that are kept in Redis, where they are. The default target is put there
+// unless another one is. It must come before Run, and is [hub.Unavailable] without Redis.
+func (p *Proxy) Load(ctx context.Context) error {
+	if p.store == nil {
+		return nil
+	}
+	root := p.routes.get("/")
+	err := p.store.sync(ctx)
+	if err == nil && root != nil {
+		if err = p.store.put(ctx, "/", root.data, root.last.Load(), true); err == nil {
+			err = p.store.refresh(ctx, "/")
+		}
+	}
+	if err != nil {
+		return &hub.Error{Kind: hub.Unavailable, Op: "load routes", Field: "--redis-url", Message: "Redis does not answer", Remedy: "start it, or correct its address", Err: err}
+	}
+	return nil
+}
+
+// add sets a route, which is activity of it, and gives its name.
+func (p *Proxy) add(ctx context.Context, path string, data routeData, to string) (string, error) {
+	path = named(path)
+	if p.store == nil {
+		p.routes.add(path, data, to)
+	} else if err := p.store.add(ctx, path, data); err != nil {
+		return path, err
+	}
+	p.used(path)
+	return path, nil
+}
+
+// remove forgets a route and tells whether there was one.
+func (p *Proxy) remove(ctx context.Context, path string) (bool, error) {
+	if p.store == nil {
+		return p.routes.remove(path), nil
+	}
+	return p.store.remove(ctx, clean(path))
 }
 
 // Listeners are the sockets that a proxy serves; Redirect and Metrics may be missing.
@@ -142,6 +183,9 @@ func (p *Proxy) Run(ctx context.Context, l Listeners) error {
 	}
 	ended := make(chan error, len(servers))
 	var wg sync.WaitGroup
+	if p.store != nil {
+		wg.Go(func() { p.store.run(ctx) })
+	}
 	for srv, l := range servers {
 		wg.Go(func() { ended <- srv.Serve(l) })
 	}

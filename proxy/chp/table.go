@@ -20,9 +20,20 @@ type route struct {
 	target target
 	broken error        // why the target can't be used; found when it is, as the original does
 	last   atomic.Int64 // milliseconds
+	told   atomic.Int64 // of which the store knows
 }
 
-func (r *route) touch() { r.last.Store(time.Now().UnixMilli()) }
+func (r *route) touch() { r.seen(time.Now().UnixMilli()) }
+
+// seen notes activity at some time; it only grows.
+func (r *route) seen(ms int64) {
+	for {
+		last := r.last.Load()
+		if ms <= last || r.last.CompareAndSwap(last, ms) {
+			return
+		}
+	}
+}
 
 // MarshalJSON gives what was posted and last_activity, nothing else: clients compare.
 func (r *route) MarshalJSON() ([]byte, error) {
@@ -74,8 +85,15 @@ func segments(path string) []string {
 	return strings.Split(path, "/")
 }
 
-func (t *table) add(path string, data routeData, to string) *route {
-	path = clean(clean(path)) // as the original, which cleans at two places
+// named is the name of a route that is added: the original cleans at two places.
+func named(path string) string { return clean(clean(path)) }
+
+func (t *table) add(path string, data routeData, to string) {
+	t.put(named(path), data, to, time.Now().UnixMilli())
+}
+
+// put sets a route that was last used at some time, in milliseconds.
+func (t *table) put(path string, data routeData, to string, last int64) {
 	r := &route{path: path, data: data, target: target{raw: to}}
 	r.target, r.broken = parseTarget(to)
 	if data["target"] == nil {
@@ -84,11 +102,14 @@ func (t *table) add(path string, data routeData, to string) *route {
 	if t.hosts && path != "/" {
 		data["host"], _ = encode(strings.SplitN(path, "/", 3)[1]) // here too
 	}
-	r.touch()
+	r.seen(last)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.all == nil {
 		t.all = map[string]*route{}
+	}
+	if before := t.all[path]; before != nil {
+		r.seen(before.last.Load())
 	}
 	t.all[path] = r
 	n := &t.root
@@ -104,7 +125,6 @@ func (t *table) add(path string, data routeData, to string) *route {
 		n = next
 	}
 	n.route = r
-	return r
 }
 
 // remove forgets a route and tells whether there was one.
