@@ -97,6 +97,7 @@ func deploy(t *testing.T, opt options) *deployment {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.destroy)
+	d.borrowStatics()
 	d.start()
 	if !opt.notReady {
 		d.waitReady()
@@ -227,6 +228,7 @@ func (d *deployment) destroy() {
 			<-d.done
 		}
 	}
+	d.lendStatics()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "down", "--volumes", "--config", d.config).CombinedOutput()
