@@ -405,7 +405,7 @@ func TestSilentStreamsAreKeptAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		kit := httpx.Kit{Logger: slog.New(slog.DiscardHandler)}
-		a, err := New(Config{Servers: silent{}, Sessions: store, Tokens: store, Users: store, Routes: store, Logger: kit.Logger, Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler { return kit.Handle(h) }})
+		a, err := New(Config{Servers: silent{}, Sessions: store, Tokens: store, Users: store, Routes: store, Meters: meters{}, Logger: kit.Logger, Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler { return kit.Handle(h) }})
 		if err != nil {
 			t.Fatal(err)
 		}
