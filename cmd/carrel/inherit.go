@@ -187,9 +187,27 @@ func (d *deployment) listen(ctx context.Context, in *inheritance) ([]socket, err
 	return list, nil
 }
 
-func openTCP(ctx context.Context, door config.Door) (*os.File, error) {
+// leaveWithin is how long an address in use is waited for: a proxy whose parent was killed lets go of it
+// in a moment.
+const leaveWithin = 2 * time.Second
+
+func listenPatiently(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", door.Address)
+	for end := time.Now().Add(leaveWithin); ; {
+		l, err := lc.Listen(ctx, "tcp", address)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func openTCP(ctx context.Context, door config.Door) (*os.File, error) {
+	l, err := listenPatiently(ctx, door.Address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, &hub.Error{Kind: hub.Invalid, Op: "listen", Field: door.Field, Message: door.Address + " is in use by another program", Remedy: "stop that program, or choose another port here and in public_url", Err: err}
 	}
