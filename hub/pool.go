@@ -9,10 +9,10 @@ import (
 const (
 	// poolEvery is how often the slots that wait are looked at; a claim has them looked at soon.
 	poolEvery = 15 * time.Second
-	// Making a slot takes a core for a second or two. Who just claimed one comes first: slots are made
-	// when no start was under way for calmFor, or after calmWithin at the latest.
-	calmFor    = 500 * time.Millisecond
-	calmWithin = 5 * time.Second
+	// Making a slot takes a core for a second or two. Who just claimed one, and loads its page, comes
+	// first: slots are made when no start was under way for calmFor, or after calmWithin at the latest.
+	calmFor    = 4 * time.Second
+	calmWithin = 12 * time.Second
 )
 
 // poolLoop has as many slots wait as the profiles ask for.

@@ -26,6 +26,10 @@ type browser struct {
 
 func (d *deployment) browser() *browser {
 	d.t.Helper()
+	// A browser of this machine has what it loads fail when an interface comes or goes, as with a slot.
+	if config, err := os.ReadFile(d.config); err == nil && d.command == "serve" && !strings.Contains(string(config), "profiles:") {
+		d.slotsReady(2)
+	}
 	profile, err := os.MkdirTemp("/tmp", "crl-chromium-")
 	if err != nil {
 		d.t.Fatal(err)
