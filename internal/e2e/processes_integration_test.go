@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -79,7 +81,17 @@ func TestHubAndProxyApart(t *testing.T) {
 
 	proxy.Process.Kill()
 	proxy.Wait()
+	// Its child answers on the connections that it has, and goes; what accepts after that is the new one.
+	accepts := func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", d.port))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+	eventually(t, 20*time.Second, "nobody accepts any more", func() bool { return !accepts() })
 	startProxy(t, d)
+	eventually(t, 20*time.Second, "the new proxy accepts", accepts)
 	d.waitReady()
 	k = alice.openKernel(k.id)
 	if out := k.run("print(x + 1)"); out != "42" {
