@@ -199,7 +199,7 @@ func TestTheCorpusIsThere(t *testing.T) {
 
 // BenchmarkScan is the cost of a request of JupyterLab's.
 func BenchmarkScan(b *testing.B) {
-	text := []byte("GET /user/alice/api/contents/work/notebook.ipynb?type=notebook&content=1 HTTP/1.1\r\nHost: alice.hub.example.org\r\n" +
+	text := []byte("GET /user/alice/api/contents/papers/notebook.ipynb?type=notebook&content=1 HTTP/1.1\r\nHost: alice.hub.example.org\r\n" +
 		"Connection: keep-alive\r\nsec-ch-ua: \"Chromium\";v=\"142\", \"Not?A_Brand\";v=\"99\"\r\nsec-ch-ua-mobile: ?0\r\nsec-ch-ua-platform: \"Linux\"\r\n" +
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36\r\nAccept: */*\r\n" +
 		"Content-Type: application/json\r\nX-XSRFToken: 2|aaaaaaaa|bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb|1700000000\r\nOrigin: https://alice.hub.example.org\r\n" +
