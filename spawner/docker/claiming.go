@@ -153,12 +153,19 @@ var errNoSlot = &hub.Error{Kind: hub.NotFound, Op: "docker: claim slot", Message
 
 // ClaimSlot implements [hub.Slots].
 func (d *Driver) ClaimSlot(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
-	p, err := d.planSlot(ctx, spec)
-	if err != nil {
-		return hub.Handle{}, err
-	}
 	if spec.SafeStart {
 		return hub.Handle{}, errNoSlot
+	}
+	img, err := d.facts(ctx, spec.Image)
+	if isNotFound(err) { // a cold start fetches it, and tells how far it is
+		return hub.Handle{}, errNoSlot
+	}
+	if err != nil {
+		return hub.Handle{}, fail("look for image", err)
+	}
+	p, err := planSlot(spec, img)
+	if err != nil {
+		return hub.Handle{}, err
 	}
 	w := d.slots.take(p.shape)
 	if w == nil {

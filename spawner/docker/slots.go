@@ -106,7 +106,11 @@ func (d *Driver) KeepSlots(ctx context.Context, wants []hub.SlotWant) error {
 	var errs []error
 	var plans []slotPlan
 	for _, w := range wants {
-		p, err := d.planSlot(ctx, w.Shape)
+		img, err := d.ensureImage(ctx, w.Shape.Image, func(hub.Progress) {})
+		var p slotPlan
+		if err == nil {
+			p, err = planSlot(w.Shape, img)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -146,11 +150,7 @@ type slotPlan struct {
 
 // planSlot tells the shape that a spec's server has: all that can't be changed once its container is
 // there. What the claim brings is no part of it.
-func (d *Driver) planSlot(ctx context.Context, spec hub.Spec) (slotPlan, error) {
-	img, err := d.ensureImage(ctx, spec.Image, func(hub.Progress) {})
-	if err != nil {
-		return slotPlan{}, err
-	}
+func planSlot(spec hub.Spec, img imageFacts) (slotPlan, error) {
 	if !img.slots || len(spec.Command) > 0 {
 		return slotPlan{}, &hub.Error{Kind: hub.Invalid, Op: "docker: keep slots", Field: "profiles." + spec.Profile + ".spare", Message: "servers of this image, or with a command of their own, can't be kept ready", Remedy: "leave spare out, or use Carrel's kernel image"}
 	}

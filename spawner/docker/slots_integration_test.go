@@ -118,6 +118,19 @@ print(json.dumps({"home": home, "bytes": stat.f_blocks * stat.f_frsize, "writabl
 	if _, err := d.ClaimSlot(t.Context(), testSpec(t, "bob")); hub.KindOf(err) != hub.NotFound {
 		t.Errorf("a second claim of the only slot: %v", err)
 	}
+	absent := testSpec(t, "bob")
+	absent.Image = "carrel.invalid/no-such-image:1"
+	if _, err := d.ClaimSlot(t.Context(), absent); hub.KindOf(err) != hub.NotFound {
+		t.Errorf("a claim with an image that is not here: %v", err) // a cold start fetches it, with its progress shown
+	}
+	const talk = `
+import errno, socket
+s = socket.socket(socket.AF_UNIX)
+print(errno.errorcode[s.connect_ex("/run/carrel/control.sock")])
+`
+	if got := python(t, d, h, talk); got != "ECONNREFUSED" {
+		t.Errorf("the control socket of a slot that is a server says %s", got)
+	}
 	stop(t, d, h)
 	if mounted(d.homes.mountPoint(spec.UserID)) {
 		t.Error("the home is mounted after the stop")
