@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"carrel/internal/measured"
 	"carrel/internal/program"
 )
 
@@ -106,25 +106,11 @@ func (c *common) with(ctx context.Context, do func(sides []side, backend string)
 	return nil
 }
 
-// pause waits, or returns early with the reason when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
 // write writes a report, and says where.
 func write(path string, report any, out io.Writer) error {
-	b, err := json.MarshalIndent(report, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+	if err := measured.Write(path, report); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "every sample is in %s\n", path)
-	return os.WriteFile(path, append(b, '\n'), 0o600)
+	return nil
 }

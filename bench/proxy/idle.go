@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"carrel/bench/cost"
+	"carrel/internal/program"
 )
 
 // loadIdle opens websockets and lets them lie. It obeys what it reads: "echo" sends a message on
@@ -189,7 +190,7 @@ func (w *watch) stage(ctx context.Context, name string, d time.Duration) error {
 		return err
 	}
 	for range readings {
-		if err := pause(ctx, d/readings); err != nil {
+		if err := program.Pause(ctx, d/readings); err != nil {
 			return err
 		}
 		u, err := cost.Hold(w.side.pid())
@@ -317,7 +318,7 @@ func (c *carrel) goroutines(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for range 100 { // until it has ended, or ten seconds
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 100*time.Millisecond); err != nil {
 			return 0, err
 		}
 		if syscall.Kill(child, 0) != nil {

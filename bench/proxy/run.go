@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"carrel/bench/cost"
+	"carrel/internal/program"
 )
 
 type options struct {
@@ -171,7 +172,7 @@ func (o options) turn(ctx context.Context, s side, m measure, round, turn int, r
 		fmt.Fprintf(out, "  %s %.*f", f.unit, f.digits, f.of(x.result))
 	}
 	fmt.Fprintln(out)
-	return pause(ctx, 200*time.Millisecond) // what it leaves behind is nobody else's
+	return program.Pause(ctx, 200*time.Millisecond) // what it leaves behind is nobody else's
 }
 
 // machineWatch is what machine and benchmark had used at one time.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/measured"
+	"carrel/internal/program"
 )
 
 // loadCrowd asks for people's pages at random, anew for each request, on kept connections. Before that
@@ -43,7 +45,7 @@ func loadCrowd(ctx context.Context, j job) (result, error) {
 	}); err != nil {
 		return result{}, err
 	}
-	if err := pause(ctx, j.Settle); err != nil {
+	if err := program.Pause(ctx, j.Settle); err != nil {
 		return result{}, err
 	}
 	return j.forAWhile(ctx, conns, func(_ int, c *conn, _ uint64) error {
@@ -261,7 +263,7 @@ func (r *scaleReport) sum(out io.Writer) {
 			stored = append(stored, time.Duration(a.Stored*float64(time.Millisecond)))
 		}
 	}
-	r.Ratio, r.Stored, r.Served = median(ratios), milliseconds(stored, 0.99), milliseconds(served, 0.99)
+	r.Ratio, r.Stored, r.Served = measured.Median(ratios), milliseconds(stored, 0.99), milliseconds(served, 0.99)
 	fmt.Fprintf(out, "\nCPU per request, %d people by %d      %.2f  at most 1.20  %s\n", r.Large, r.Small, r.Ratio, verdict(r.Ratio <= 1.2))
 	fmt.Fprintf(out, "adding a route, %d at once, stored: p50 %.2f ms, p99 %.2f ms  at most 2.00  %s\n", atOnce, milliseconds(stored, 0.5), r.Stored, verdict(r.Stored <= 2))
 	fmt.Fprintf(out, "                            served: p50 %.2f ms, p99 %.2f ms\n", milliseconds(served, 0.5), r.Served)

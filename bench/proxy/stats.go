@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"carrel/internal/measured"
 )
 
 // A figure is a number that a result gives.
@@ -77,10 +79,10 @@ func newRow(m measure, f figure, side string, theirs, ours map[int]float64) row 
 	}
 	r := row{
 		Measure: m.name, Figure: f.name, Unit: f.unit, Side: side, N: len(all),
-		Median: median(all), Min: slices.Min(all), Max: slices.Max(all), digits: f.digits,
+		Median: measured.Median(all), Min: slices.Min(all), Max: slices.Max(all), digits: f.digits,
 	}
 	if len(ratios) > 0 && side != self {
-		r.Ratio, r.Difference = median(ratios), median(differences)
+		r.Ratio, r.Difference = measured.Median(ratios), measured.Median(differences)
 	}
 	return r
 }
@@ -146,8 +148,8 @@ func warn(w io.Writer, samples []sample) {
 			shares = append(shares, s.Others)
 		}
 	}
-	if len(shares) > 0 && median(shares) > 0.05 {
-		fmt.Fprintf(w, "\nother programs had %.0f %% of the processors (median): rates and waits are not to be relied on\n", 100*median(shares))
+	if len(shares) > 0 && measured.Median(shares) > 0.05 {
+		fmt.Fprintf(w, "\nother programs had %.0f %% of the processors (median): rates and waits are not to be relied on\n", 100*measured.Median(shares))
 	}
 }
 
@@ -156,12 +158,4 @@ func verdict(met bool) string {
 		return "met"
 	}
 	return "MISSED"
-}
-
-func median(values []float64) float64 {
-	s := slices.Sorted(slices.Values(values))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
 }

@@ -49,7 +49,7 @@ func (c *carrel) settle(ctx context.Context) error {
 		if bytes.Count(raw, []byte(`msg="slot ready"`))-bytes.Count(raw, []byte(`msg="slot claimed"`)) >= c.spare {
 			return nil
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}

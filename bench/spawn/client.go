@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // A client drives a hub over its REST interface, which both sides have.
@@ -75,7 +77,7 @@ func (c *client) start(ctx context.Context, person string) (time.Duration, error
 			}
 			return time.Since(begin), nil
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 20*time.Millisecond); err != nil {
 			return 0, fmt.Errorf("/lab answers %d: %.300s: %w", status, body, err)
 		}
 	}
@@ -145,7 +147,7 @@ func (c *client) stop(ctx context.Context, person string) error {
 		if status == http.StatusOK && json.Unmarshal(body, &user) == nil && len(user.Servers) == 0 {
 			return nil
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 50*time.Millisecond); err != nil {
 			return fmt.Errorf("it is still there: status %d: %.300s: %w", status, body, err)
 		}
 	}

@@ -11,7 +11,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -25,6 +24,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"carrel/internal/measured"
+	"carrel/internal/program"
 )
 
 func main() {
@@ -128,7 +130,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	r.Table = table(r.Runs)
 	printTable(out, r.Table)
 	if len(r.Runs) > 0 {
-		if werr := write(o.out, r); werr != nil {
+		if werr := measured.Write(o.out, r); werr != nil {
 			return werr
 		}
 		fmt.Fprintf(out, "every run is in %s\n", o.out)
@@ -245,26 +247,5 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 			return fmt.Errorf("%s: stop %s: %w", s.name(), p, err)
 		}
 	}
-	return pause(ctx, time.Second) // what the stop leaves behind is nobody's start
-}
-
-// pause waits, or returns early when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-func write(path string, r *report) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(b, '\n'), 0o600)
+	return program.Pause(ctx, time.Second) // what the stop leaves behind is nobody's start
 }

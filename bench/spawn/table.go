@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"carrel/internal/measured"
 )
 
 // A row is one line of the result: a side's waits in one shape, in seconds.
@@ -32,9 +34,9 @@ func table(runs []measurement) []row {
 	}
 	var rows []row
 	for k, w := range waits {
-		r := row{Shape: k[0], Side: k[1], N: len(w), Median: median(w), Min: slices.Min(w), Max: slices.Max(w)}
+		r := row{Shape: k[0], Side: k[1], N: len(w), Median: measured.Median(w), Min: slices.Min(w), Max: slices.Max(w)}
 		if theirs := waits[[2]string{k[0], peer}]; len(theirs) > 0 {
-			r.Ratio = r.Median / median(theirs)
+			r.Ratio = r.Median / measured.Median(theirs)
 		}
 		rows = append(rows, r)
 	}
@@ -58,13 +60,5 @@ func seconds(w []float64) string {
 	if len(w) == 1 {
 		return fmt.Sprintf("%.2f s", w[0])
 	}
-	return fmt.Sprintf("%.2f s (%.2f to %.2f)", median(w), slices.Min(w), slices.Max(w))
-}
-
-func median(w []float64) float64 {
-	s := slices.Sorted(slices.Values(w))
-	if n := len(s); n%2 == 0 {
-		return (s[n/2-1] + s[n/2]) / 2
-	}
-	return s[len(s)/2]
+	return fmt.Sprintf("%.2f s (%.2f to %.2f)", measured.Median(w), slices.Min(w), slices.Max(w))
 }

@@ -156,3 +156,13 @@ func FreePorts(ctx context.Context, n int) ([]string, error) {
 	}
 	return ports, nil
 }
+
+// Pause waits, or returns early with the reason when ctx ends.
+func Pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // madeUpActions are what clients of made-up people do, and how often.
@@ -64,14 +66,11 @@ func (c *client) loadAsset(ctx context.Context, p payload, known bool) error {
 		req.Header.Set("If-None-Match", tag)
 		want, p.size = http.StatusNotModified, 0
 	}
-	res, err := c.send(req)
+	res, err := c.answered(req, want)
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
-	if err := expect(res, want); err != nil {
-		return err
-	}
 	if got := res.Header.Get("Etag"); got != tag {
 		return wrongf("%s: the tag of an asset is %q, not %q", p.owner, got, tag)
 	}
@@ -118,15 +117,7 @@ func (c *client) upload(ctx context.Context) error {
 	if c.rng.IntN(2) == 0 {
 		req.ContentLength = p.size
 	}
-	res, err := c.send(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if err := expect(res, http.StatusCreated); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	b, err := c.whole(req, http.StatusCreated, 4<<10)
 	if err != nil {
 		return err
 	}
@@ -185,7 +176,7 @@ func (c *client) readSlowly(ctx context.Context) error {
 		if _, err := io.CopyN(check, res.Body, 48); err != nil {
 			return err
 		}
-		if err := pause(ctx, time.Second); err != nil {
+		if err := program.Pause(ctx, time.Second); err != nil {
 			return err
 		}
 	}
@@ -252,15 +243,7 @@ func (c *client) askHub(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.send(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if err := expect(res, http.StatusOK); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	b, err := c.whole(req, http.StatusOK, 64<<10)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"carrel/internal/program"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -121,15 +123,30 @@ func (c *client) ask(ctx context.Context, method, page string, body io.Reader, w
 	if err != nil {
 		return nil, err
 	}
+	return c.answered(req, want)
+}
+
+// answered sends a request and wants a status, as expect does; the body is the caller's to close.
+func (c *client) answered(req *http.Request, want int, gone ...int) (*http.Response, error) {
 	res, err := c.send(req)
 	if err != nil {
 		return nil, err
 	}
-	if err := expect(res, want); err != nil {
+	if err := expect(res, want, gone...); err != nil {
 		res.Body.Close()
 		return nil, err
 	}
 	return res, nil
+}
+
+// whole sends a request, wants a status, and reads the answer to at most so many bytes.
+func (c *client) whole(req *http.Request, want int, most int64) ([]byte, error) {
+	res, err := c.answered(req, want)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return io.ReadAll(io.LimitReader(res.Body, most))
 }
 
 // read makes a request and reads the whole of a small answer.
@@ -265,7 +282,7 @@ func (c *client) live(ctx context.Context) {
 		actions = realActions
 	}
 	wait := time.Duration(c.rng.Float64() * float64(c.run.ramp)) // not all at once
-	for pause(ctx, wait) == nil {
+	for program.Pause(ctx, wait) == nil {
 		c.goHome()
 		c.act(ctx, pick(c.rng, actions))
 		wait = time.Duration(min(c.rng.ExpFloat64(), 4) * float64(c.run.o.think))
@@ -282,15 +299,5 @@ func (c *client) goHome() {
 	c.http.CloseIdleConnections()
 	if c.chat != nil && c.chat.entry != c.home {
 		c.hangUp()
-	}
-}
-
-// pause waits, or returns early when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }

@@ -58,7 +58,7 @@ func (d *disturber) containers(ctx context.Context) {
 		return
 	}
 	every := max(15*time.Second, d.run.o.length/40)
-	for d.left() && pause(ctx, time.Duration((0.5+d.rng.Float64())*float64(every))) == nil {
+	for d.left() && program.Pause(ctx, time.Duration((0.5+d.rng.Float64())*float64(every))) == nil {
 		p := real[d.rng.IntN(len(real))]
 		d.make(ctx, "kill the container of "+p.name.String(), func(ctx context.Context) error { return d.killContainer(ctx, p) }, p.scope())
 	}
@@ -86,7 +86,7 @@ func (d *disturber) killContainer(ctx context.Context, p *person) error {
 // until polls until ok; its error says what did not come about.
 func until(ctx context.Context, what string, ok func() bool) error {
 	for !ok() {
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 100*time.Millisecond); err != nil {
 			return fmt.Errorf("not within %v: %s: %w", everythingWithin, what, err)
 		}
 	}
@@ -128,7 +128,7 @@ func (d *disturber) processes(ctx context.Context) {
 
 func (d *disturber) sequence(ctx context.Context, list []breakage, every time.Duration) {
 	for _, b := range list {
-		if pause(ctx, time.Duration((0.8+0.4*d.rng.Float64())*float64(every))) != nil || !d.left() {
+		if program.Pause(ctx, time.Duration((0.8+0.4*d.rng.Float64())*float64(every))) != nil || !d.left() {
 			return
 		}
 		d.make(ctx, b.what, b.do, b.scopes...)

@@ -13,6 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"carrel/hub"
+	"carrel/internal/program"
 )
 
 // A trick is a way to another person's server.
@@ -119,7 +120,7 @@ func (c *client) signOut(ctx context.Context) error {
 			c.jar, c.proven = fresh, [2]time.Time{}
 			return out
 		}
-		if pause(ctx, time.Second) != nil {
+		if program.Pause(ctx, time.Second) != nil {
 			return err
 		}
 	}
@@ -155,7 +156,7 @@ func (c *client) awaitRefusal(ctx context.Context, old cookies, began time.Time)
 			if time.Since(began) > revokeWithin {
 				return fmt.Errorf("%s: proxy %d gives status %d to a cookie %v after its sign-out", c.who.name, i, status, time.Since(began).Round(time.Millisecond))
 			}
-			if err := pause(ctx, 50*time.Millisecond); err != nil {
+			if err := program.Pause(ctx, 50*time.Millisecond); err != nil {
 				return err
 			}
 		}

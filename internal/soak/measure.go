@@ -13,6 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"carrel/internal/measured"
+	"carrel/internal/program"
 )
 
 // A sample is what a process held at one time.
@@ -100,7 +103,7 @@ const measureEvery = 5 * time.Second
 
 // measure samples every process until ctx ends.
 func (r *run) measure(ctx context.Context, begun time.Time) {
-	for pause(ctx, measureEvery) == nil {
+	for program.Pause(ctx, measureEvery) == nil {
 		for name, pid := range r.processes() {
 			if s, ok := take(name, pid); ok {
 				s.At = time.Since(begun).Seconds()
@@ -189,6 +192,5 @@ func median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
 	}
-	slices.Sort(v)
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
+	return measured.Median(v)
 }

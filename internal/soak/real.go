@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/program"
 	"carrel/internal/visitor"
 )
 
@@ -78,7 +79,7 @@ func (c *client) revive(ctx context.Context, within time.Duration) error {
 		if c.who.kernel == "" {
 			err = errors.Join(err, c.startServer(ctx))
 		}
-		if pause(ctx, 500*time.Millisecond) != nil {
+		if program.Pause(ctx, 500*time.Millisecond) != nil {
 			return fmt.Errorf("%s: the server is not back: %w", c.who.name, err)
 		}
 	}
@@ -146,15 +147,7 @@ func (c *client) loadLab(ctx context.Context) error {
 		req.Header.Set("Sec-Fetch-"+name, map[string]string{"Mode": "navigate", "Dest": "document"}[name])
 	}
 	req.Header.Del("Origin")
-	res, err := c.send(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if err := expect(res, http.StatusOK); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
+	b, err := c.whole(req, http.StatusOK, 4<<20)
 	if err != nil {
 		return err
 	}
@@ -243,14 +236,11 @@ func (c *client) keepFile(ctx context.Context) error {
 	if req, err = c.request(ctx, http.MethodGet, "files/"+name, nil); err != nil {
 		return err
 	}
-	back, err := c.send(req)
+	back, err := c.answered(req, http.StatusOK, http.StatusNotFound)
 	if err != nil {
 		return err
 	}
 	defer back.Body.Close()
-	if err := expect(back, http.StatusOK, http.StatusNotFound); err != nil {
-		return err
-	}
 	return c.take(back.Body, p)
 }
 
@@ -261,15 +251,7 @@ func (c *client) visitHub(ctx context.Context) error {
 		return err
 	}
 	req.Header.Set("Accept", "text/html")
-	res, err := c.send(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if err := expect(res, http.StatusOK); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	b, err := c.whole(req, http.StatusOK, 1<<20)
 	if err == nil && !bytes.Contains(b, []byte(c.who.name.String())) {
 		return wrongf("the hub's page for %s does not name them: %.300q", c.who.name, b)
 	}

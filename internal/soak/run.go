@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carrel/internal/measured"
 	"carrel/internal/program"
 )
 
@@ -65,7 +66,7 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	defer done()
 	err = errors.Join(err, r.finish(clean, rep))
 	r.fill(rep)
-	return errors.Join(err, rep.write(o.out), rep.print(out))
+	return errors.Join(err, measured.Write(o.out, rep), rep.print(out))
 }
 
 // day is everything between the first process and the last.
@@ -199,7 +200,7 @@ func (r *run) say(format string, args ...any) {
 
 // tell shows life, once in a while.
 func (r *run) tell(ctx context.Context) {
-	for pause(ctx, 30*time.Second) == nil {
+	for program.Pause(ctx, 30*time.Second) == nil {
 		r.judge.mu.Lock()
 		wrong := len(r.judge.findings)
 		r.judge.mu.Unlock()
@@ -275,7 +276,7 @@ func (r *run) released(ctx context.Context, before map[string]int) map[string][2
 		if !late {
 			return out
 		}
-		if time.Now().After(deadline) || pause(ctx, time.Second) != nil {
+		if time.Now().After(deadline) || program.Pause(ctx, time.Second) != nil {
 			break
 		}
 	}

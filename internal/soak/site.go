@@ -120,7 +120,7 @@ func (s *site) startProxy(ctx context.Context, i int) error {
 		if err = p.Answers(ctx, time.Minute, func() bool { return s.answers(ctx, i, "carrel-health") }); err == nil {
 			return nil
 		}
-		if err := pause(ctx, 500*time.Millisecond); err != nil {
+		if err := program.Pause(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
 	}
