@@ -3,16 +3,15 @@
 package oidc
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 func realDevIDP(t *testing.T) real {
@@ -78,7 +77,7 @@ func realNode(t *testing.T) real {
 // run starts a process that ends with the test, whose output is shown when the test fails.
 func run(t *testing.T, c *exec.Cmd) {
 	t.Helper()
-	out := &output{}
+	out := &program.Buffer{}
 	c.Stdout, c.Stderr = out, out
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -96,22 +95,4 @@ func run(t *testing.T, c *exec.Cmd) {
 			t.Logf("%s said:\n%s", c.Path, out)
 		}
 	})
-}
-
-// output is a buffer for two writers.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.TrimSpace(o.b.String())
 }

@@ -4,7 +4,6 @@ package redisserver
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"carrel/hub"
+	"carrel/internal/program"
 )
 
 const within = 60 * time.Second
@@ -159,29 +159,12 @@ type running struct {
 	ready chan struct{} // one for each time that it answered
 	ended chan error
 	stop  context.CancelFunc
-	log   *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	log   *program.Buffer
 }
 
 func run(t *testing.T, dir string, change ...func(*Config)) *running {
 	t.Helper()
-	log := &syncBuffer{}
+	log := &program.Buffer{}
 	cfg := config(dir, slog.New(slog.NewTextHandler(log, nil)))
 	for _, c := range change {
 		c(&cfg)

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"carrel/internal/program"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -98,7 +100,7 @@ type jupyterHub struct {
 	base           string
 	cmd            *exec.Cmd
 	ended          chan struct{}
-	out            *output
+	out            *program.Buffer
 	configFileName string
 }
 
@@ -113,7 +115,7 @@ func newJupyterHub(t *testing.T, start string) *jupyterHub {
 	port, api := freePort(t), freePort(t)
 	h := &jupyterHub{
 		bin: python(t), dir: dir, public: endpoint{"tcp", "127.0.0.1:" + port}, api: endpoint{"tcp", "127.0.0.1:" + api},
-		base: "http://127.0.0.1:" + port, out: &output{}, configFileName: filepath.Join(dir, "config.py"),
+		base: "http://127.0.0.1:" + port, out: &program.Buffer{}, configFileName: filepath.Join(dir, "config.py"),
 	}
 	h.env = append(os.Environ(), "PATH="+h.bin+":"+os.Getenv("PATH"), "CHP_STATE="+dir, "CHP_PORT="+port, "CHP_HUB_PORT="+freePort(t), "CHP_API_PORT="+api,
 		"CHP_CARREL="+carrel(t), "CHP_TOKEN="+serviceToken, "CONFIGPROXY_AUTH_TOKEN="+testToken, "CHP_START="+start)

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"carrel/internal/program"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/websocket"
 )
@@ -75,25 +77,7 @@ type side struct {
 	name        string
 	public, api endpoint
 	cmd         *exec.Cmd
-	out         *output
-}
-
-// output is a buffer for a process and the test.
-type output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
+	out         *program.Buffer
 }
 
 func freePort(t *testing.T) string {
@@ -112,7 +96,7 @@ func freePort(t *testing.T) string {
 func launch(t *testing.T, name string, command []string, options ...string) *side {
 	t.Helper()
 	port, api := freePort(t), freePort(t)
-	s := &side{name: name, public: endpoint{"tcp", "127.0.0.1:" + port}, api: endpoint{"tcp", "127.0.0.1:" + api}, out: &output{}}
+	s := &side{name: name, public: endpoint{"tcp", "127.0.0.1:" + port}, api: endpoint{"tcp", "127.0.0.1:" + api}, out: &program.Buffer{}}
 	args := slices.Concat(command[1:], []string{"--ip", "127.0.0.1", "--port", port, "--api-ip", "127.0.0.1", "--api-port", api}, options)
 	s.cmd = exec.Command(command[0], args...)
 	s.cmd.Env = append(os.Environ(), "CONFIGPROXY_AUTH_TOKEN="+testToken)
