@@ -13,7 +13,6 @@ type flight struct {
 	recorded chan struct{} // closed when the record tells of the flight
 	done     chan struct{}
 	died     chan Status // at most one: the watcher saw the container end
-	warm     bool        // its server was a slot; its own goroutine's
 
 	// The rest is the Manager's mutex's.
 	cancel     context.CancelCauseFunc

@@ -120,7 +120,7 @@ func (m *Manager) withinShare(ctx context.Context, key ServerKey, record func() 
 // flyStart does the work of a start whose intent is recorded.
 func (m *Manager) flyStart(ctx context.Context, f *flight, rec Server) {
 	rec, err := m.raise(ctx, f, rec)
-	if err == nil && !f.warm { // a slot has a kernel ready
+	if err == nil {
 		m.checkKernel(ctx, rec)
 	}
 	cause := m.end(ctx, f)
@@ -188,7 +188,6 @@ func (m *Manager) raise(ctx context.Context, f *flight, rec Server) (Server, err
 	within := m.cfg.Policy().StartTimeout
 	if wasSlot {
 		up, err := m.publish(ctx, f, rec, min(within, warmWithin))
-		f.warm = err == nil
 		if err == nil || ctx.Err() != nil || errors.Is(err, errStopped) {
 			return up, err
 		}

@@ -15,6 +15,7 @@ def main():
     from ipykernel.kernelapp import IPKernelApp
 
     connection, tell = sys.argv[1], int(sys.argv[2])
+    output = os.dup(1), os.dup(2)  # the kernel puts pipes of its own in their place
     app = IPKernelApp.instance()
     app.initialize(["-f", connection])
     os.write(tell, b"ready\n")
@@ -31,6 +32,8 @@ def main():
     os.chdir(place["directory"])
     home = os.environ.get("HOME", "/")
     if customised(os.environ.get("IPYTHONDIR") or os.path.join(home, ".ipython")) or wait.shadowed(home):
+        os.dup2(output[0], 1)
+        os.dup2(output[1], 2)
         os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", connection])
     wait.add_user_site(home)
     settle(app)

@@ -1,4 +1,7 @@
-"""One kernel in reserve: the first that is wanted need not be started.
+"""Kernels in reserve: the first that are wanted need not be started.
+
+One waits before the slot is claimed. The hub takes it to see that a kernel computes; one more is made
+then, for the person.
 
 Jupyter's own place for this is a kernel provisioner (jupyter_client.provisioning): ours hands out the
 reserve where it fits, and is the local one for every other kernel.
@@ -10,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from importlib.metadata import EntryPoint
 
@@ -17,7 +21,10 @@ from jupyter_client.connect import write_connection_file
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 NAME = "carrel-spare"
+MADE_LATER = 1  # how many are made in place of those that were handed out
+
 _reserve = []
+_later = threading.Semaphore(MADE_LATER)
 
 
 class Reserve:
@@ -32,7 +39,7 @@ class Reserve:
         environ = {**os.environ, "JPY_PARENT_PID": str(os.getpid()), "IPYTHONDIR": os.path.join(self.directory, "ipython")}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "carrel_slot.kernel", self.connection, str(tell)],
-            stdin=subprocess.PIPE, env=environ, pass_fds=(tell,), start_new_session=True,
+            stdin=subprocess.PIPE, env=environ, cwd="/", pass_fds=(tell,), start_new_session=True,
         )
         os.close(tell)
         self.told = told
@@ -60,6 +67,12 @@ def prepare():
             _reserve.append(reserve)
 
 
+def make_another():
+    """Start one more, while the one that was handed out is at work, if that is still to be done."""
+    if _later.acquire(blocking=False):
+        threading.Thread(target=prepare, daemon=True).start()
+
+
 def discard():
     """End the reserve."""
     while _reserve:
@@ -77,7 +90,7 @@ def arguments():
 
 
 class Provisioner(LocalProvisioner):
-    """Hands out the reserve for the image's own Python kernel, once."""
+    """Hands out the reserve for the image's own Python kernel."""
 
     reserve = None
 
@@ -97,5 +110,6 @@ class Provisioner(LocalProvisioner):
         directory = kwargs.get("cwd") or os.getcwd()
         if reserve is None or not reserve.place(kwargs.get("env") or dict(os.environ), directory):
             return await super().launch_kernel(cmd, **kwargs)
+        make_another()
         self.process, self.pid, self.pgid, self.cwd = reserve.process, reserve.process.pid, reserve.process.pid, directory
         return self.connection_info
