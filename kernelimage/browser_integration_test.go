@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"carrel/internal/chromiumtest"
+
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
@@ -135,12 +137,8 @@ func newEdge(t *testing.T, cullAt time.Time, env ...string) *edge {
 // browser opens a page of a real Chromium; what the page complains of fails the test.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "carrel-chromium-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.UserDataDir(dir), chromedp.WindowSize(1280, 800), chromedp.WSURLReadTimeout(60*time.Second))
+		chromedp.UserDataDir(chromiumtest.Profile(t)), chromedp.WindowSize(1280, 800), chromedp.WSURLReadTimeout(60*time.Second))
 	ctx, cancelAll := chromedp.NewExecAllocator(t.Context(), opts...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	ctx, cancelTimeout := context.WithTimeout(ctx, 3*time.Minute)
@@ -150,12 +148,6 @@ func browser(t *testing.T) context.Context {
 		cancelTimeout()
 		cancel()
 		cancelAll()
-		for range 50 { // Chromium's children write until they are gone
-			if os.RemoveAll(dir) == nil {
-				return
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
 	})
 	chromedp.ListenTarget(ctx, func(event any) {
 		if over.Load() {

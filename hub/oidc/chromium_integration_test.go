@@ -15,6 +15,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"carrel/hub"
+	"carrel/internal/chromiumtest"
 )
 
 // TestChromium signs in with a real browser, from another site, on the way to a page on a notebook's
@@ -49,7 +50,7 @@ func TestChromium(t *testing.T) {
 	front.Start()
 	d.start(t, idp, h, "demo", testSecret)
 
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true), chromedp.UserDataDir(t.TempDir()))
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true), chromedp.UserDataDir(chromiumtest.Profile(t)))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)

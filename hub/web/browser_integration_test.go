@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"carrel/hub"
+	"carrel/internal/chromiumtest"
 )
 
 // served is a site that a real browser reaches, with a stand-in for every notebook.
@@ -59,19 +59,12 @@ type browser struct {
 
 func newBrowser(t *testing.T, s *site) *browser {
 	t.Helper()
-	profile, err := os.MkdirTemp("/tmp", "crl-chromium-")
-	if err != nil {
-		t.Fatal(err)
-	}
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatal("chromium is not installed; `make test` installs it")
 	}
-	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.WindowSize(1280, 900), chromedp.WSURLReadTimeout(60 * time.Second)}
-	for _, flag := range []string{
-		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-		"disable-component-update", "disable-sync", "disable-dev-shm-usage", "hide-scrollbars",
-	} {
+	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(chromiumtest.Profile(t)), chromedp.WindowSize(1280, 900), chromedp.WSURLReadTimeout(60 * time.Second)}
+	for _, flag := range append(slices.Clone(chromiumtest.Flags), "hide-scrollbars") {
 		opts = append(opts, chromedp.Flag(flag, true))
 	}
 	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
@@ -80,7 +73,6 @@ func newBrowser(t *testing.T, s *site) *browser {
 	t.Cleanup(func() {
 		stop()
 		stopAlloc()
-		os.RemoveAll(profile)
 	})
 	chromedp.ListenTarget(ctx, b.hear)
 	if err := chromedp.Run(ctx, log.Enable(), runtime.Enable(), network.Enable()); err != nil {

@@ -7,9 +7,12 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"carrel/internal/chromiumtest"
 
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/runtime"
@@ -30,22 +33,15 @@ func (d *deployment) browser() *browser {
 	if config, err := os.ReadFile(d.config); err == nil && d.command == "serve" && !strings.Contains(string(config), "profiles:") {
 		d.slotsReady(2)
 	}
-	profile, err := os.MkdirTemp("/tmp", "crl-chromium-")
-	if err != nil {
-		d.t.Fatal(err)
-	}
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		d.t.Fatal("chromium is not installed; `make test` installs it")
 	}
 	opts := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.WindowSize(1280, 900),
+		chromedp.ExecPath(path), chromedp.UserDataDir(chromiumtest.Profile(d.t)), chromedp.WindowSize(1280, 900),
 		chromedp.WSURLReadTimeout(60 * time.Second),
 	}
-	for _, flag := range []string{
-		"headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-		"disable-component-update", "disable-sync", "disable-dev-shm-usage", "ignore-certificate-errors",
-	} {
+	for _, flag := range append(slices.Clone(chromiumtest.Flags), "ignore-certificate-errors") {
 		opts = append(opts, chromedp.Flag(flag, true))
 	}
 	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
@@ -57,7 +53,6 @@ func (d *deployment) browser() *browser {
 		}
 		stop()
 		stopAlloc()
-		os.RemoveAll(profile)
 	})
 	return b
 }
