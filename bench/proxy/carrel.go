@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -77,11 +78,7 @@ func (c *carrel) up(ctx context.Context, backend string) error {
 	if err := c.upRedis(ctx); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
-	ports, err := program.FreePorts(ctx, 1)
-	if err != nil {
-		return err
-	}
-	c.port = ports[0]
+	c.port = strconv.Itoa(program.FreePort())
 	config := filepath.Join(c.dir, "carrel.yaml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, configuration, c.dir, c.port, c.port, c.redisAt), 0o600); err != nil {
 		return err
@@ -133,12 +130,10 @@ func (c *carrel) upRedis(ctx context.Context) error {
 	if err := os.MkdirAll(c.dir, 0o711); err != nil { //nolint:gosec // the proxy, as another user, passes through
 		return err
 	}
-	ports, err := program.FreePorts(ctx, 1)
-	if err != nil {
-		return err
-	}
-	c.redisAt = "redis://127.0.0.1:" + ports[0] + "/0"
-	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", ports[0], "--save", "", "--appendonly", "no", "--dir", c.dir) //nolint:noctx // ended by Stop
+	port := strconv.Itoa(program.FreePort())
+	c.redisAt = "redis://127.0.0.1:" + port + "/0"
+	cmd := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", c.dir) //nolint:noctx // ended by Stop
+	var err error
 	if c.redis, err = program.Launch(cmd, filepath.Join(c.dir, "redis.log")); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -88,19 +89,16 @@ func (c *common) with(ctx context.Context, do func(sides []side, backend string)
 	if err != nil {
 		return err
 	}
-	ports, err := program.FreePorts(ctx, 1)
-	if err != nil {
-		return err
-	}
-	backend, err := program.Launch(exec.Command(c.self, "backend", ports[0]), filepath.Join(c.dir, "backend.log")) //nolint:noctx // ended by Stop
+	port := strconv.Itoa(program.FreePort())
+	backend, err := program.Launch(exec.Command(c.self, "backend", port), filepath.Join(c.dir, "backend.log")) //nolint:noctx // ended by Stop
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, backend.Stop()) }()
-	if err := backend.Answers(ctx, time.Minute, func() bool { return listens(ctx, "127.0.0.1:"+ports[0]) }); err != nil {
+	if err := backend.Answers(ctx, time.Minute, func() bool { return listens(ctx, "127.0.0.1:"+port) }); err != nil {
 		return fmt.Errorf("backend: %w", err)
 	}
-	if err := do(sides, ports[0]); err != nil {
+	if err := do(sides, port); err != nil {
 		return fmt.Errorf("%w\nthe backend said: %s", err, backend.Said())
 	}
 	return nil

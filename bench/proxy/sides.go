@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,11 +69,7 @@ func (p *peer) version(ctx context.Context) string {
 }
 
 func (p *peer) up(ctx context.Context, backend string) error {
-	ports, err := program.FreePorts(ctx, 2)
-	if err != nil {
-		return err
-	}
-	p.port, p.admin = ports[0], ports[1]
+	p.port, p.admin = strconv.Itoa(program.FreePort()), strconv.Itoa(program.FreePort())
 	if err := os.MkdirAll(p.dir, 0o755); err != nil { //nolint:gosec // workers run as users of their own
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,20 +21,17 @@ import (
 // startBackend runs a backend until the test ends.
 func startBackend(t *testing.T) (at string) {
 	t.Helper()
-	ports, err := program.FreePorts(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	port := strconv.Itoa(program.FreePort())
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serveBackend(ctx, ports[0]) }()
+	go func() { ended <- serveBackend(ctx, port) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	for at = "127.0.0.1:" + ports[0]; !listens(ctx, at); time.Sleep(time.Millisecond) {
+	for at = "127.0.0.1:" + port; !listens(ctx, at); time.Sleep(time.Millisecond) {
 		if ctx.Err() != nil {
 			t.Fatal("the backend does not listen")
 		}

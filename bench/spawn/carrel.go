@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,20 +70,18 @@ func (c *carrel) up(ctx context.Context, people []string) error {
 	if err := os.MkdirAll(c.dir, 0o711); err != nil { //nolint:gosec // the proxy's user passes through
 		return err
 	}
-	ports, err := program.FreePorts(ctx, 1)
-	if err != nil {
-		return err
-	}
+	port := strconv.Itoa(program.FreePort())
 	deployment := "bench" + strings.ToLower(rand.Text()[:8])
-	if err := os.WriteFile(c.config, c.yaml(deployment, ports[0], people), 0o600); err != nil {
+	if err := os.WriteFile(c.config, c.yaml(deployment, port, people), 0o600); err != nil {
 		return err
 	}
 	cmd := exec.Command(c.o.binary, "serve", "--config", c.config) //nolint:noctx // it is stopped in order, by down
+	var err error
 	if c.p, err = program.Launch(cmd, filepath.Join(c.dir, "log")); err != nil {
 		return err
 	}
 	tokens := map[string]string{}
-	base := "http://localhost:" + ports[0] + "/"
+	base := "http://localhost:" + port + "/"
 	c.c = newClient(base, func(person string) string { return tokens[person] })
 	err = c.p.Answers(ctx, 10*time.Minute, func() bool {
 		status, _, err := c.c.do(ctx, http.MethodGet, "hub/health", "")

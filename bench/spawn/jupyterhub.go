@@ -140,10 +140,7 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 	if err != nil {
 		return err
 	}
-	ports, err := program.FreePorts(ctx, 3)
-	if err != nil {
-		return err
-	}
+	port := program.FreePort()
 	config := filepath.Join(j.dir, "jupyterhub_config.py")
 	if err := os.WriteFile(config, jupyterhubConfig, 0o600); err != nil {
 		return err
@@ -153,12 +150,12 @@ func (j *jupyterHub) up(ctx context.Context, people []string) error {
 	cmd.Dir = j.dir
 	cmd.Env = append(os.Environ(), "BENCH_STATE="+j.dir, "BENCH_NETWORK="+j.prefix, "BENCH_GATEWAY="+gateway, "BENCH_HOME="+home,
 		"BENCH_PREFIX="+j.prefix, "BENCH_IMAGE="+j.image, "BENCH_TOKEN="+token, "BENCH_PROXY="+j.proxy(),
-		"BENCH_PORT="+ports[0], "BENCH_HUB_PORT="+ports[1], "BENCH_PROXY_PORT="+ports[2],
+		fmt.Sprintf("BENCH_PORT=%d", port), fmt.Sprintf("BENCH_HUB_PORT=%d", program.FreePort()), fmt.Sprintf("BENCH_PROXY_PORT=%d", program.FreePort()),
 		fmt.Sprintf("BENCH_MEMORY=%d", j.o.limits.Memory), fmt.Sprintf("BENCH_CPU=%g", j.o.limits.CPUs))
 	if j.p, err = program.Launch(cmd, filepath.Join(j.dir, "log")); err != nil {
 		return err
 	}
-	j.c = newClient("http://127.0.0.1:"+ports[0]+"/", func(string) string { return token })
+	j.c = newClient(fmt.Sprintf("http://127.0.0.1:%d/", port), func(string) string { return token })
 	err = j.p.Answers(ctx, time.Minute, func() bool {
 		status, _, err := j.c.do(ctx, http.MethodGet, "hub/api/", "")
 		return err == nil && status == http.StatusOK

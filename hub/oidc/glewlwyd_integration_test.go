@@ -38,7 +38,7 @@ func realGlewlwyd(t *testing.T) real {
 			}
 		}
 	}
-	address := freeAddress(t)
+	address := freeAddress()
 	g := &glewlwyd{api: "http://" + address + "/api"}
 	return real{
 		config: ProviderConfig{Issuer: g.api + "/oidc", Scopes: []string{"openid"}},

@@ -38,7 +38,7 @@ func realNode(t *testing.T) real {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
 	}
-	issuer := "http://" + freeAddress(t)
+	issuer := "http://" + freeAddress()
 	return real{
 		config: ProviderConfig{
 			Issuer: issuer, Scopes: []string{"openid", "profile", "email", "groups", "offline_access"},

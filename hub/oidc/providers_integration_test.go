@@ -4,7 +4,6 @@ package oidc
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/program"
 )
 
 // real is a provider that somebody else wrote, or that we did for the demo, running.
@@ -81,15 +81,7 @@ func signInAndOut(t *testing.T, p real) {
 }
 
 // freeAddress is one on 127.0.0.1, for a server that is told where to listen.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+func freeAddress() string { return fmt.Sprintf("127.0.0.1:%d", program.FreePort()) }
 
 // fillIn submits the provider's forms until the hub is reached.
 func fillIn(fill map[string]string) func(*testing.T, *browser, page) page {

@@ -21,7 +21,7 @@ const aclUser = `user carrel on >secret ~carrel:* &carrel:* +@all -@dangerous +i
 func startWatched(t *testing.T, ca *authority) watched {
 	t.Helper()
 	start := func(lines ...string) *server {
-		port := freePort(t)
+		port := freePort()
 		if ca == nil {
 			lines = append(lines, "port "+port)
 		} else {
@@ -75,7 +75,7 @@ func TestSentinel(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
 			w := startWatched(t, c.tls)
-			s := openStore(t, Config{URL: w.url(scheme, freePort(t)), CA: c.pem})
+			s := openStore(t, Config{URL: w.url(scheme, freePort()), CA: c.pem})
 			until(t, "the store answers", func() bool { return s.Ping(t.Context()) == nil })
 			x := session("alice")
 			must(t, s.CreateSession(t.Context(), x))
@@ -111,7 +111,7 @@ func TestSentinel(t *testing.T) {
 // TestSentinelHandsOver: the old master lives on as a replica, to which we must not stay connected.
 func TestSentinelHandsOver(t *testing.T) {
 	w := startWatched(t, nil)
-	s := openStore(t, Config{URL: w.url("redis+sentinel", freePort(t))})
+	s := openStore(t, Config{URL: w.url("redis+sentinel", freePort())})
 	events := follow(t, s)
 	hear(t, events, hub.Reset)
 	admin := w.sentinel.sentinelAdmin(t)
@@ -140,7 +140,7 @@ func TestSentinelHandsOver(t *testing.T) {
 }
 
 func TestSentinelIsAway(t *testing.T) {
-	s := openStore(t, Config{URL: "redis+sentinel://127.0.0.1:" + freePort(t) + "/0?master=main"})
+	s := openStore(t, Config{URL: "redis+sentinel://127.0.0.1:" + freePort() + "/0?master=main"})
 	unavailable(t, s, 3*time.Second)
 	w := startWatched(t, nil)
 	for name, address := range map[string]string{

@@ -6,17 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -41,7 +41,7 @@ func newServer(t testing.TB, lines ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &server{dir: dir, port: freePort(t)}
+	s := &server{dir: dir, port: freePort()}
 	s.lines = append([]string{"bind 127.0.0.1", "dir " + dir, "unixsocket " + s.socket(), `save ""`, "appendonly yes", "logfile " + filepath.Join(dir, "log")}, lines...)
 	if !strings.Contains(strings.Join(lines, "\n"), "port ") {
 		s.lines = append(s.lines, "port "+s.port)
@@ -57,23 +57,7 @@ func startServer(t testing.TB, lines ...string) *server {
 	return s
 }
 
-// lastPort is below those that the kernel gives to clients, of which one could come in between.
-var lastPort atomic.Int64
-
-// freePort is given once.
-func freePort(t testing.TB) string {
-	t.Helper()
-	lastPort.CompareAndSwap(0, 12_000+rand.Int64N(15_000))
-	for range 1000 {
-		port := strconv.FormatInt(lastPort.Add(1), 10)
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
-}
+func freePort() string { return strconv.Itoa(program.FreePort()) }
 
 func (s *server) socket() string { return filepath.Join(s.dir, "s") }
 

@@ -225,7 +225,7 @@ func TestRedisRefuses(t *testing.T) {
 		return nil
 	}
 	t.Run("a replica", func(t *testing.T) {
-		r := startServer(t, "replicaof 127.0.0.1 "+freePort(t))
+		r := startServer(t, "replicaof 127.0.0.1 "+freePort())
 		s := openStore(t, Config{URL: r.url()})
 		if err := write(s); err == nil || hub.KindOf(err) != hub.Unavailable {
 			t.Errorf("write: %v", err)
@@ -233,7 +233,7 @@ func TestRedisRefuses(t *testing.T) {
 		must(t, read(s))
 	})
 	t.Run("a replica that lost its master", func(t *testing.T) {
-		r := startServer(t, "replicaof 127.0.0.1 "+freePort(t), "replica-serve-stale-data no")
+		r := startServer(t, "replicaof 127.0.0.1 "+freePort(), "replica-serve-stale-data no")
 		unavailable(t, openStore(t, Config{URL: r.url()}), 5*time.Second)
 	})
 	t.Run("out of memory", func(t *testing.T) {

@@ -72,7 +72,7 @@ func (a *authority) lines(t *testing.T, host, port string) []string {
 
 func startTLS(t *testing.T, a *authority, host string) *server {
 	t.Helper()
-	port := freePort(t)
+	port := freePort()
 	r := newServer(t, a.lines(t, host, port)...)
 	r.port = port
 	r.start(t)

@@ -12,14 +12,15 @@ import (
 	"time"
 
 	"carrel/internal/acme/acmetest"
+	"carrel/internal/program"
 )
 
 // With tls.acme the hub's name gets its certificate from a real ACME server, and a person's host at
 // its first use; hosts of nobody get none. The proxy, which faces the network, can read none of the
 // account's and the certificates' keys.
 func TestACME(t *testing.T) {
-	port := freePort(t)
-	server := acmetest.Start(t, port, freePort(t), time.Hour)
+	port := program.FreePort()
+	server := acmetest.Start(t, port, program.FreePort(), time.Hour)
 	d := deploy(t, options{notReady: true, publicURL: fmt.Sprintf("https://localhost:%d/", port), port: port, extra: fmt.Sprintf(
 		"tls: {acme: {directory: %q, agree_to_terms: true, ca_file: %s}}\n", server.Directory, server.CAFile)})
 	show := func(name string) error {

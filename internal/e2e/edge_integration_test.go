@@ -23,6 +23,7 @@ import (
 
 	"carrel/hub"
 	"carrel/hub/redisstore"
+	"carrel/internal/program"
 )
 
 // edge is `carrel proxy` alone, between a Redis of the test's own and a server that echoes: what it
@@ -48,7 +49,7 @@ func newEdge(t *testing.T, extra string) *edge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &edge{t: t, dir: dir, bin: filepath.Join(dir, "carrel"), config: filepath.Join(dir, "carrel.yaml"), port: freePort(t)}
+	e := &edge{t: t, dir: dir, bin: filepath.Join(dir, "carrel"), config: filepath.Join(dir, "carrel.yaml"), port: program.FreePort()}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)

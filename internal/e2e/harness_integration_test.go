@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 var binary string // built once by TestMain
@@ -79,13 +80,13 @@ func deploy(t *testing.T, opt options) *deployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: cmp.Or(opt.port, freePort(t)), command: cmp.Or(opt.command, "serve")}
+	d := &deployment{t: t, name: "e2e" + strings.ToLower(filepath.Base(dir)[4:]), dir: dir, port: cmp.Or(opt.port, program.FreePort()), command: cmp.Or(opt.command, "serve")}
 	d.config = filepath.Join(dir, "carrel.yaml")
 	public := strings.ReplaceAll(cmp.Or(opt.publicURL, "http://localhost:PORT/"), "PORT", strconv.Itoa(d.port))
 	d.url = strings.TrimSuffix(public, "/")
 	listen := fmt.Sprintf("%q", fmt.Sprintf("127.0.0.1:%d", d.port))
 	if opt.second {
-		port := freePort(t)
+		port := program.FreePort()
 		listen += fmt.Sprintf(", %q", fmt.Sprintf("127.0.0.1:%d", port))
 		opt.extra = strings.ReplaceAll(opt.extra, "PORT2", strconv.Itoa(port))
 	}
@@ -239,16 +240,6 @@ func (d *deployment) destroy() {
 		d.t.Logf("carrel's output:\n%s", d.output())
 	}
 	os.RemoveAll(d.dir)
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // eventually polls until ok, or fails the test.

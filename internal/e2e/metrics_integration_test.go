@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // series are what a page of metrics says.
@@ -79,7 +81,7 @@ func metricsByToken(t *testing.T, d *deployment, admin *person) {
 
 // TestMetrics scrapes both processes after people did things.
 func TestMetrics(t *testing.T) {
-	hubPort, proxyPort := freePort(t), freePort(t)
+	hubPort, proxyPort := program.FreePort(), program.FreePort()
 	d := deploy(t, options{extra: fmt.Sprintf("metrics: {listen: \"127.0.0.1:%d\", proxy_listen: \"127.0.0.1:%d\"}\nlog: {access: all, access_format: combined}", hubPort, proxyPort)})
 	hubAt, proxyAt := fmt.Sprintf("http://127.0.0.1:%d/metrics", hubPort), fmt.Sprintf("http://127.0.0.1:%d/metrics", proxyPort)
 	alice, admin := d.person("alice").in(t), d.person("admin").in(t)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // guideNginx is the configuration that the operator guide gives for nginx, for a test's addresses.
@@ -47,7 +49,7 @@ func guideNginx(t *testing.T, port, back int, certificates string) string {
 func TestBehindNginx(t *testing.T) {
 	dir := t.TempDir()
 	writeCertificate(t, dir, 1)
-	port := freePort(t)
+	port := program.FreePort()
 	d := deploy(t, options{publicURL: fmt.Sprintf("https://localhost:%d/", port), extra: "trusted_proxies: [127.0.0.1/32]\nspawner:\n  kernel_check: false\n"})
 	config := filepath.Join(dir, "nginx.conf")
 	text := fmt.Sprintf("daemon off; pid %[1]s/pid; error_log %[1]s/error.log; user root;\nevents {}\nhttp {\naccess_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy;\n%[2]s\n}\n", dir, guideNginx(t, port, d.port, dir))

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // The configuration's own words for it lead from HTTP to HTTPS, and take the PROXY protocol where it
@@ -16,7 +18,7 @@ import (
 func TestRedirectAndPROXY(t *testing.T) {
 	dir := t.TempDir()
 	writeCertificate(t, dir, 1)
-	redirect := freePort(t)
+	redirect := program.FreePort()
 	d := deploy(t, options{notReady: true, publicURL: "https://localhost:PORT/", extra: fmt.Sprintf(
 		"tls: {cert_file: %[1]s/cert.pem, key_file: %[1]s/key.pem}\nlisten_redirect: [\"127.0.0.1:%[2]d\"]\nproxy_protocol: [\"127.0.0.1:%[2]d\"]\ntrusted_proxies: [127.0.0.1/32]\nlog: {level: debug}\n", dir, redirect)})
 	eventually(t, time.Minute, "Carrel is ready", func() bool { return strings.Contains(d.output(), "Carrel is ready") })

@@ -9,10 +9,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -139,22 +142,22 @@ func (p *Process) Answers(ctx context.Context, within time.Duration, ok func() b
 	return nil
 }
 
-// FreePorts finds n ports of loopback that nobody listens on.
-func FreePorts(ctx context.Context, n int) ([]string, error) {
-	ports := make([]string, n)
-	for i := range ports {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// lastPort is the one that was given out last. It stays below those that the kernel gives to clients, of
+// which one could come in between.
+var lastPort atomic.Int64
+
+// FreePort finds a port of loopback that nobody listens on, and gives it to this process once. It
+// panics where a thousand in a row are taken.
+func FreePort() int {
+	lastPort.CompareAndSwap(0, 12_000+rand.Int64N(15_000))
+	for range 1000 {
+		port := int(lastPort.Add(1))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil { //nolint:noctx // it listens at once
+			l.Close()
+			return port
 		}
-		defer l.Close() //nolint:revive // all are held until all are found
-		_, port, err := net.SplitHostPort(l.Addr().String())
-		if err != nil {
-			return nil, err
-		}
-		ports[i] = port
 	}
-	return ports, nil
+	panic("program: no port of loopback is free")
 }
 
 // Pause waits, or returns early with the reason when ctx ends.

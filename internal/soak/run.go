@@ -57,7 +57,7 @@ func soak(ctx context.Context, o options, out io.Writer) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	r := &run{o: o, out: out, judge: newJudge(stop), ramp: min(o.length/10, 30*time.Second)}
-	if r.site, err = newSite(ctx, o, dir); err != nil {
+	if r.site, err = newSite(o, dir); err != nil {
 		return err
 	}
 	rep := &report{Seed: o.seed, Length: o.length.Seconds(), Clients: o.clients, People: o.people, MadeUp: o.madeUp, Think: o.think.Seconds()}

@@ -39,16 +39,17 @@ type site struct {
 	since   [2]time.Time // when each proxy last began anew
 }
 
-func newSite(ctx context.Context, o options, dir string) (*site, error) {
-	ports, err := program.FreePorts(ctx, 5)
-	if err != nil {
-		return nil, err
+func newSite(o options, dir string) (*site, error) {
+	var ports [5]string
+	for i := range ports {
+		ports[i] = strconv.Itoa(program.FreePort())
 	}
 	s := &site{
 		o: o, dir: dir, name: "soak" + strings.ToLower(filepath.Base(dir)[len(dirPrefix):]),
 		url: "http://localhost:" + ports[0] + "/", ports: [2]string(ports[:2]),
 		metrics: map[string]string{"hub": ports[2], proxyScope(0): ports[3], proxyScope(1): ports[4]},
 	}
+	var err error
 	if s.origins, err = hub.NewOrigins(hub.Subdomains, s.url, ""); err != nil {
 		return nil, err
 	}

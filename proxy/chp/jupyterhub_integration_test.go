@@ -112,12 +112,12 @@ func newJupyterHub(t *testing.T, start string) *jupyterHub {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, api := freePort(t), freePort(t)
+	port, api := freePort(), freePort()
 	h := &jupyterHub{
 		bin: python(t), dir: dir, public: endpoint{"tcp", "127.0.0.1:" + port}, api: endpoint{"tcp", "127.0.0.1:" + api},
 		base: "http://127.0.0.1:" + port, out: &program.Buffer{}, configFileName: filepath.Join(dir, "config.py"),
 	}
-	h.env = append(os.Environ(), "PATH="+h.bin+":"+os.Getenv("PATH"), "CHP_STATE="+dir, "CHP_PORT="+port, "CHP_HUB_PORT="+freePort(t), "CHP_API_PORT="+api,
+	h.env = append(os.Environ(), "PATH="+h.bin+":"+os.Getenv("PATH"), "CHP_STATE="+dir, "CHP_PORT="+port, "CHP_HUB_PORT="+freePort(), "CHP_API_PORT="+api,
 		"CHP_CARREL="+carrel(t), "CHP_TOKEN="+serviceToken, "CONFIGPROXY_AUTH_TOKEN="+testToken, "CHP_START="+start)
 	if err := os.WriteFile(h.configFileName, []byte(hubConfig), 0o600); err != nil {
 		t.Fatal(err)

@@ -27,7 +27,7 @@ func TestMetricsBesideTheOriginal(t *testing.T) {
 	words := strings.NewReplacer("{BACKEND}", back.url, "{SOCKET}", newSocketBackend(t, dir))
 	var both [2]map[string]string
 	for i, command := range [][]string{{"node", script}, {ours, "chp"}} {
-		at := endpoint{"tcp", "127.0.0.1:" + freePort(t)}
+		at := endpoint{"tcp", "127.0.0.1:" + freePort()}
 		_, port, _ := strings.Cut(at.address, ":")
 		p := launch(t, command[0], command, "--metrics-ip", "127.0.0.1", "--metrics-port", port, "--default-target", back.url)
 		until(t, "the line of the metrics", func() bool { return strings.Contains(p.out.String(), "Serve metrics at http://") })

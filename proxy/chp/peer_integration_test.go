@@ -80,22 +80,12 @@ type side struct {
 	out         *program.Buffer
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
-}
+func freePort() string { return strconv.Itoa(program.FreePort()) }
 
 // launch starts one with the options, and waits for the lines that callers wait for.
 func launch(t *testing.T, name string, command []string, options ...string) *side {
 	t.Helper()
-	port, api := freePort(t), freePort(t)
+	port, api := freePort(), freePort()
 	s := &side{name: name, public: endpoint{"tcp", "127.0.0.1:" + port}, api: endpoint{"tcp", "127.0.0.1:" + api}, out: &program.Buffer{}}
 	args := slices.Concat(command[1:], []string{"--ip", "127.0.0.1", "--port", port, "--api-ip", "127.0.0.1", "--api-port", api}, options)
 	s.cmd = exec.Command(command[0], args...)

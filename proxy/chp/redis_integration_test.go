@@ -218,7 +218,7 @@ func TestDefaultTargetBesideRedis(t *testing.T) {
 
 	// Without Redis none starts, and says so.
 	r.stop()
-	c := exec.Command(carrel(t), "chp", "--ip", "127.0.0.1", "--port", freePort(t), "--api-port", freePort(t), "--storage-backend", "redis")
+	c := exec.Command(carrel(t), "chp", "--ip", "127.0.0.1", "--port", freePort(), "--api-port", freePort(), "--storage-backend", "redis")
 	out, err := c.CombinedOutput()
 	if status, ok := errors.AsType[*exec.ExitError](err); !ok || status.ExitCode() != 1 || !strings.Contains(string(out), "Redis does not answer") {
 		t.Errorf("%v %s", err, out)

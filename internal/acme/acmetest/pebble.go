@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"carrel/internal/program"
 )
 
 // Server is a running one.
@@ -62,7 +64,7 @@ func Start(t testing.TB, tlsPort, httpPort int, validity time.Duration) *Server 
 	s := &Server{CAFile: filepath.Join(dir, "cert.pem"), CA: x509.NewCertPool(), Roots: x509.NewCertPool()}
 	pair := writePair(t, dir)
 	s.CA.AppendCertsFromPEM(pair)
-	at, management, dns := port(t), port(t), port(t)
+	at, management, dns := program.FreePort(), program.FreePort(), program.FreePort()
 	config := map[string]any{"pebble": map[string]any{
 		"listenAddress": local(at), "managementListenAddress": local(management), "certificate": s.CAFile, "privateKey": filepath.Join(dir, "key.pem"),
 		"httpPort": httpPort, "tlsPort": tlsPort, "ocspResponderURL": "", "externalAccountBindingRequired": false, "certificateValidityPeriod": int(validity.Seconds()),
@@ -75,7 +77,7 @@ func Start(t testing.TB, tlsPort, httpPort int, validity time.Duration) *Server 
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.run(t, nil, "pebble-challtestsrv", "-dns01", local(dns), "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", local(port(t)), "-defaultIPv6", "")
+	s.run(t, nil, "pebble-challtestsrv", "-dns01", local(dns), "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", local(program.FreePort()), "-defaultIPv6", "")
 	s.run(t, []string{"PEBBLE_VA_NOSLEEP=1"}, "pebble", "-config", file, "-dnsserver", local(dns))
 	s.Directory = "https://" + local(at) + "/dir"
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12}}}
@@ -119,16 +121,6 @@ func (s *Server) run(t testing.TB, env []string, name string, args ...string) {
 }
 
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-
-func port(t testing.TB) int {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it listens on TCP
-}
 
 // writePair makes the server's own certificate and gives it in PEM.
 func writePair(t testing.TB, dir string) []byte {
