@@ -117,9 +117,10 @@ func TestHubAndProxyApart(t *testing.T) {
 }
 
 // startProxy runs `carrel proxy` beside the deployment's hub until the test ends.
-func startProxy(t *testing.T, d *deployment) *exec.Cmd {
+func startProxy(t *testing.T, d *deployment, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(binary, "proxy", "--config", d.config)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
