@@ -40,9 +40,13 @@ type edge struct {
 	notes  *net.UnixConn
 	log    *os.File // of all its processes: a pipe would not end with the first
 	pid    int      // of the process that serves
+
+	secure  bool // it speaks TLS
+	proxied bool // connections begin with the PROXY protocol
 }
 
-// newEdge makes all but the proxy's process; extra is YAML appended to its configuration.
+// newEdge makes all but the proxy's process; extra is YAML appended to its configuration, in which PORT
+// is where it listens and DIR is where cert.pem and key.pem are.
 func newEdge(t *testing.T, extra string) *edge {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "crl-edge-")
@@ -61,6 +65,13 @@ func newEdge(t *testing.T, extra string) *edge {
 	e.install()
 	e.startRedis()
 	t.Cleanup(func() { e.redis.Process.Kill(); e.redis.Wait() })
+	if e.proxied = strings.Contains(extra, "PORT"); e.proxied {
+		extra = strings.ReplaceAll(extra, "PORT", strconv.Itoa(e.port))
+	}
+	if e.secure = strings.Contains(extra, "tls: "); e.secure {
+		extra = strings.ReplaceAll(extra, "DIR", dir)
+		writeCertificate(t, dir, 1)
+	}
 	e.write(extra)
 	var opened error
 	e.store, opened = redisstore.New(redisstore.Config{URL: "unix://" + filepath.Join(dir, "redis.sock"), Prefix: "carrel:edge:", Logger: slog.New(slog.DiscardHandler)})
@@ -79,7 +90,7 @@ func newEdge(t *testing.T, extra string) *edge {
 
 func (e *edge) write(extra string) {
 	e.t.Helper()
-	text := fmt.Sprintf("deployment: edge\nstate_dir: %s/state\npublic_url: http://localhost:%d/\nlisten: [\"127.0.0.1:%d\"]\nredis: {url: unix://%s/redis.sock}\nlog: {level: warn}\n%s\n", e.dir, e.port, e.port, e.dir, extra)
+	text := fmt.Sprintf("deployment: edge\nstate_dir: %s/state\npublic_url: %s/\nlisten: [\"127.0.0.1:%d\"]\nredis: {url: unix://%s/redis.sock}\nlog: {level: warn}\n%s\n", e.dir, e.origin("http"), e.port, e.dir, extra)
 	if err := os.WriteFile(e.config, []byte(text), 0o600); err != nil {
 		e.t.Fatal(err)
 	}
@@ -254,6 +265,14 @@ func (e *edge) upgrade() {
 	e.pid = pid
 }
 
+// origin is the public address, of scheme http or ws, or what is that with TLS.
+func (e *edge) origin(scheme string) string {
+	if e.secure {
+		scheme += "s"
+	}
+	return fmt.Sprintf("%s://localhost:%d", scheme, e.port)
+}
+
 func (e *edge) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(e.port)) }
 
 func (e *edge) request(ctx context.Context, i int, body string) *http.Request {
@@ -261,7 +280,7 @@ func (e *edge) request(ctx context.Context, i int, body string) *http.Request {
 	if body != "" {
 		method = http.MethodPost
 	}
-	r, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("http://localhost:%d/user/alice/x?n=%d", e.port, i), strings.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("%s/user/alice/x?n=%d", e.origin("http"), i), strings.NewReader(body))
 	if err != nil {
 		panic(err) // an address made up here
 	}

@@ -27,6 +27,7 @@ import (
 type load struct {
 	requests, sockets atomic.Int64 // that went well
 	goneAway          atomic.Int64 // websockets that were closed with 1001
+	streams, moved    atomic.Int64 // requests of h2 that went well, and connections that were told GOAWAY
 	mu                sync.Mutex
 	failures          []string
 	stop              func()
@@ -42,6 +43,8 @@ const (
 	loadFresh = 4   // clients that connect for each request
 	loadKept  = 16  // that keep their connection for as long as they may
 	loadTabs  = 100 // websockets, which connect again after 1001
+
+	loadStreams = 8 // clients that speak h2, each with a few requests at once
 )
 
 // start loads the edge until stop is called.
@@ -63,6 +66,13 @@ func (e *edge) load() *load {
 			}
 		})
 	}
+	for i := range loadStreams {
+		wg.Go(func() {
+			if e.secure {
+				e.multiplex(ctx, l, i)
+			}
+		})
+	}
 	for i := range loadTabs {
 		wg.Go(func() {
 			for ctx.Err() == nil {
@@ -76,7 +86,7 @@ func (e *edge) load() *load {
 
 // connection makes requests on one connection until it is told to close it.
 func (e *edge) connection(ctx context.Context, l *load, i, most int) {
-	c, err := net.Dial("tcp", e.address())
+	c, err := e.connect(ctx, "http/1.1")
 	if err != nil {
 		l.fail("connect: %v", err)
 		return
@@ -111,9 +121,10 @@ func (e *edge) connection(ctx context.Context, l *load, i, most int) {
 
 // tab opens a websocket and uses it until it ends, which must be by 1001 between two frames.
 func (e *edge) tab(ctx context.Context, l *load, i int) {
-	h := http.Header{"Authorization": {"token " + e.tokens[i%len(e.tokens)]}, "Origin": {fmt.Sprintf("http://localhost:%d", e.port)}}
-	dialer := websocket.Dialer{NetDialContext: dialLoopback, HandshakeTimeout: time.Minute}
-	c, res, err := dialer.Dial(fmt.Sprintf("ws://localhost:%d/user/alice/ws", e.port), h)
+	h := http.Header{"Authorization": {"token " + e.tokens[i%len(e.tokens)]}, "Origin": {e.origin("http")}}
+	through := func(ctx context.Context, _, _ string) (net.Conn, error) { return e.connect(ctx, "http/1.1") }
+	dialer := websocket.Dialer{NetDialContext: through, NetDialTLSContext: through, HandshakeTimeout: time.Minute}
+	c, res, err := dialer.Dial(e.origin("ws")+"/user/alice/ws", h)
 	if err != nil {
 		l.fail("websocket: %v, %v", res, err)
 		return
@@ -140,7 +151,8 @@ func (e *edge) tab(ctx context.Context, l *load, i int) {
 func (l *load) check(t *testing.T) {
 	t.Helper()
 	l.stop()
-	t.Logf("%d requests, %d websockets of which %d were told 1001, %d failures", l.requests.Load(), l.sockets.Load(), l.goneAway.Load(), len(l.failures))
+	t.Logf("%d requests, %d of h2, whose connections were told to go %d times; %d websockets of which %d were told 1001; %d failures",
+		l.requests.Load(), l.streams.Load(), l.moved.Load(), l.sockets.Load(), l.goneAway.Load(), len(l.failures))
 	for i, f := range l.failures {
 		if i < 10 {
 			t.Error(f)
@@ -148,9 +160,23 @@ func (l *load) check(t *testing.T) {
 	}
 }
 
-// An upgrade under load, twice: nothing fails, every websocket is told 1001 and connects again.
+// An upgrade under load, twice: nothing fails, every websocket is told 1001 and connects again; so with
+// TLS, where half of the clients that keep their connection speak h2, and behind a load balancer.
 func TestUpgrade(t *testing.T) {
-	e := newEdge(t, "proxy: {drain_spread: 1s}")
+	const (
+		secure  = "\ntls: {cert_file: DIR/cert.pem, key_file: DIR/key.pem}"
+		proxied = "\nproxy_protocol: [\"127.0.0.1:PORT\"]\ntrusted_proxies: [127.0.0.1/32]"
+	)
+	for name, extra := range map[string]string{"plain": "", "TLS": secure, "PROXY protocol and TLS": proxied + secure} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upgraded(t, newEdge(t, "proxy: {drain_spread: 1s}"+extra))
+		})
+	}
+}
+
+func upgraded(t *testing.T, e *edge) {
+	t.Helper()
 	first := e.start(nil)
 	e.note("READY")
 	l := e.load()
@@ -165,6 +191,9 @@ func TestUpgrade(t *testing.T) {
 			first.Wait()
 		}
 		eventually(t, time.Minute, "the old process is gone", func() bool { return gone(old) })
+		if want := int64(round * loadStreams); e.secure && l.moved.Load() < want {
+			t.Errorf("%d connections of h2 were told to go, want %d", l.moved.Load(), want)
+		}
 		if got := len(e.children()); got != 1 {
 			t.Errorf("the new process has %d children, want its proxy", got)
 		}
