@@ -53,20 +53,21 @@ func (e *edge) connect(ctx context.Context, protocol string) (net.Conn, error) {
 // GOAWAY: x/net's client sends anew what the server says that it has not looked at (RFC 9113, section
 // 6.8), and nothing else.
 func (e *edge) multiplex(ctx context.Context, l *load, i int) {
-	t := &http2.Transport{DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+	// net/http's own speaks h2 on a *tls.Conn alone, and this one's frames are watched.
+	t := &http2.Transport{DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) { //nolint:staticcheck // see above
 		c, err := e.connect(ctx, "h2")
 		if err != nil {
 			return nil, err
 		}
 		return watchFrames(c, l), nil
 	}}
-	defer t.CloseIdleConnections()
+	defer t.CloseIdleConnections() //nolint:staticcheck // see above
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
-				body := strings.Repeat("x", n%2*1000) // every other one a POST
-				res, err := t.RoundTrip(e.request(context.Background(), i, body))
+				body := strings.Repeat("x", n%2*1000)                             // every other one a POST
+				res, err := t.RoundTrip(e.request(context.Background(), i, body)) //nolint:staticcheck // see above
 				if err != nil {
 					l.fail("request %d of h2: %v", n, err)
 					return

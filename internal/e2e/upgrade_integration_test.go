@@ -170,7 +170,6 @@ func TestUpgrade(t *testing.T) {
 	)
 	for name, extra := range map[string]string{"plain": "", "TLS": secure, "PROXY protocol and TLS": proxied + secure} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			upgraded(t, newEdge(t, "proxy: {drain_spread: 1s}"+extra))
 		})
 	}
