@@ -14,6 +14,15 @@ const (
 	NetworkOpen NetworkMode = "open" // the outside, but no private, metadata or host address
 )
 
+// HomeKind is where a server's home is.
+type HomeKind string
+
+// The kinds.
+const (
+	HomeKept  HomeKind = ""      // on the machine's disk, a person's own, as the driver keeps homes
+	HomeTmpfs HomeKind = "tmpfs" // in the server's memory: empty at each start, and gone with the server
+)
+
 // Limits are a server's hard caps. Bytes are bytes; zero means the driver's default.
 type Limits struct {
 	CPUs   float64 `json:"cpus"`   // cores; 0.5 is half of one
@@ -48,7 +57,8 @@ type Profile struct {
 	Mounts      []Mount           `json:"mounts,omitempty"`
 	UID         int               `json:"uid"`
 	GID         int               `json:"gid"`
-	Home        string            `json:"home"`             // where the home is mounted; "" for a server without one
+	Home        string            `json:"home"` // where the home is mounted; "" for a server without one
+	HomeKind    HomeKind          `json:"home_kind,omitempty"`
 	Users       []string          `json:"users,omitempty"`  // who may use it: user names …
 	Groups      []string          `json:"groups,omitempty"` // … or groups; both empty: everyone
 	Cull        CullRule          `json:"cull"`

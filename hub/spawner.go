@@ -21,6 +21,7 @@ type Spec struct {
 	Mounts     []Mount
 	UID, GID   int
 	Home       string // mount point of the home in the server; "" for none
+	HomeKind   HomeKind
 	BasePath   string // the server's base_url, as "/user/alice/"
 	Origin     string // the origin that pages of the server are served from, as "https://alice.example.org"
 	Token      Secret // the server's own token; see [Keyring.ServerToken]

@@ -377,7 +377,7 @@ func (m *Manager) spec(rec Server, p Profile) Spec {
 // shape is what the servers of a profile have in common.
 func (m *Manager) shape(p Profile) Spec {
 	return Spec{
-		Profile: p.Name, Image: p.Image, Command: p.Command, Limits: p.Limits, Network: p.Network, Mounts: p.Mounts, UID: p.UID, GID: p.GID, Home: p.Home,
+		Profile: p.Name, Image: p.Image, Command: p.Command, Limits: p.Limits, Network: p.Network, Mounts: p.Mounts, UID: p.UID, GID: p.GID, Home: p.Home, HomeKind: p.HomeKind,
 		Progress: func(Progress) {},
 	}
 }

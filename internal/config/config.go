@@ -178,6 +178,7 @@ type Profile struct {
 	UID         int               `yaml:"uid" doc:"User id in the container."`
 	GID         int               `yaml:"gid" doc:"Group id in the container."`
 	Home        string            `yaml:"home" doc:"Where the home is mounted; \"none\": no home, files are lost at the stop."`
+	HomeKind    string            `yaml:"home_kind" doc:"tmpfs: a home in memory, of the size of disk, empty at each start and gone at the stop; empty: kept, as spawner.docker.home_kind says."`
 	Users       []string          `yaml:"users" doc:"User names that may use it; with groups empty too: everyone."`
 	Groups      []string          `yaml:"groups" doc:"Groups whose members may use it."`
 	DefaultURL  string            `yaml:"default_url" doc:"Page that opens."`
@@ -314,7 +315,7 @@ func (p Profile) resolve(kernelImage string) hub.Profile {
 	r := hub.Profile{
 		Name: p.Name, Title: p.Title, Description: p.Description, Default: p.Default, Image: p.Image, Command: p.Command,
 		Limits:  hub.Limits{CPUs: p.CPU, Memory: int64(p.Memory), Disk: int64(p.Disk), Inodes: int64(p.Inodes), Shm: int64(p.Shm), Tmp: int64(p.Tmp), PIDs: int64(p.PIDs), Files: int64(p.Files)},
-		Network: hub.NetworkMode(p.Network), Env: p.Env, UID: p.UID, GID: p.GID, Home: p.Home, Users: p.Users, Groups: p.Groups,
+		Network: hub.NetworkMode(p.Network), Env: p.Env, UID: p.UID, GID: p.GID, Home: p.Home, Users: p.Users, Groups: p.Groups, HomeKind: hub.HomeKind(p.HomeKind),
 		Cull: p.Cull.rule(), DefaultURL: p.DefaultURL, Spare: p.Spare,
 	}
 	if r.Image == "" {

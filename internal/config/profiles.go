@@ -74,6 +74,9 @@ func (p Profile) validateLimits(k *checks, at string, m Machine) {
 func (p Profile) validateShape(k *checks, at string) {
 	k.oneOf(p.Network, at+"network", "network", "none", "open")
 	k.that(p.Home == "none" || plainPath(p.Home) && p.Home != "/" && !under(p.Home, "/proc", "/sys", "/dev"), at+"home", "this is no path for a home", "use /home/jovyan, or none")
+	k.that(p.HomeKind == "" || p.HomeKind == string(hub.HomeTmpfs), at+"home_kind", "there is no such kind of home for a profile", "use tmpfs, or leave it out")
+	k.that(p.HomeKind == "" || p.Home != "none", at+"home_kind", "there is no home", "leave this out, or give home a path")
+	k.that(p.HomeKind == "" || p.Disk < p.Memory, at+"disk", "a home in memory would take all of it", "give less than memory")
 	k.that(hub.LocalPath(p.DefaultURL, "/", "") != "", at+"default_url", "this is no path", "use /lab or /tree")
 	k.that(p.UID > 0 && p.UID <= maxUID, at+"uid", "servers do not run as root", "use 1000")
 	k.that(p.GID > 0 && p.GID <= maxUID, at+"gid", "servers do not run with root's group", "use 1000")

@@ -217,7 +217,7 @@ func (d *Driver) claimSlot(ctx context.Context, w *slot, name string, p slotPlan
 	if err := d.at("renamed"); err != nil {
 		return err
 	}
-	if spec.Home != "" {
+	if keeps(spec) {
 		if err := showHome(d.homes.mountPoint(spec.UserID), d.slotFile(w.id, slotHome)); err != nil {
 			return err
 		}

@@ -16,7 +16,8 @@ import (
 )
 
 // The kinds of home: an ext4 image of its own per person, with hard caps on bytes and files; or a
-// Docker volume, without.
+// Docker volume, without. Beside them is hub.HomeTmpfs, a home in the server's memory, of which nothing
+// is to be opened or closed.
 const (
 	homeLoop   = "loop"
 	homeVolume = "volume"
@@ -46,8 +47,11 @@ func (h *homes) hold(ctx context.Context, id hub.UserID) (release func(), err er
 }
 
 func (h *homes) label(spec hub.Spec) string {
-	if spec.Home == "" {
+	switch {
+	case spec.Home == "":
 		return ""
+	case spec.HomeKind == hub.HomeTmpfs:
+		return string(hub.HomeTmpfs)
 	}
 	return h.cfg.HomeKind
 }
@@ -64,10 +68,13 @@ func (h *homes) volume(id hub.UserID) string {
 	return "carrel-" + h.cfg.Deployment + "-home-" + string(id)
 }
 
-// open makes the person's home ready and gives its mount; none for a server without a home. Until
+// keeps tells whether the server has a home on disk, which outlives it.
+func keeps(spec hub.Spec) bool { return spec.Home != "" && spec.HomeKind != hub.HomeTmpfs }
+
+// open makes the person's home ready and gives its mount; none for a server without one on disk. Until
 // release is called, which is when a container has it, nobody closes it.
 func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release func(), err error) {
-	if spec.Home == "" {
+	if !keeps(spec) {
 		return mount.Mount{}, func() {}, nil
 	}
 	if spec.UserID == "" || strings.Trim(string(spec.UserID), "abcdefghijklmnopqrstuvwxyz0123456789") != "" {

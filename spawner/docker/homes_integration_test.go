@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,37 @@ func TestHomeIsCapped(t *testing.T) {
 		}
 		stop(t, d, h)
 		spec.Generation++
+	}
+}
+
+// TestHomeInMemory is the same for a home that is gone with its server; of it nothing is on the disk.
+func TestHomeInMemory(t *testing.T) {
+	d := newDriver(t)
+	spec := idle(t, "alice")
+	spec.HomeKind, spec.Limits.Disk, spec.Limits.Inodes = hub.HomeTmpfs, 16<<20, 300
+	h, _ := start(t, d, spec)
+	if out, code := run(t, d, h, "python3", "-c", fill, "/home/jovyan", "bytes", "no"); code != 0 || !strings.HasPrefix(out, "ENOSPC 167") {
+		t.Errorf("bytes: %d, %s", code, out)
+	}
+	out, _ := run(t, d, h, "python3", "-c", fill, "/home/jovyan", "files", "yes")
+	if n, err := strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(out, "ENOSPC"))); err != nil || n < 290 || n > 300 {
+		t.Errorf("files: %s", out)
+	}
+	mounts, _ := run(t, d, h, "cat", "/proc/mounts")
+	_, options, found := strings.Cut(mounts, " /home/jovyan tmpfs ")
+	if options, _, _ = strings.Cut(options, "\n"); !found || !strings.HasPrefix(options, "rw,nosuid,nodev") || strings.Contains(options, "noexec") {
+		t.Errorf("mounted with %q", options)
+	}
+	for _, path := range []string{d.homes.image(spec.UserID), d.homes.mountPoint(spec.UserID)} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is on the disk", path)
+		}
+	}
+	stop(t, d, h)
+	spec.Generation++
+	h, _ = start(t, d, spec)
+	if out, code := run(t, d, h, "ls", "-A", "/home/jovyan"); code != 0 || out != "" {
+		t.Errorf("the next start finds %q (%d)", out, code)
 	}
 }
 

@@ -128,7 +128,7 @@ func tmpfs(w wants) map[string]string {
 	opts := fmt.Sprintf("rw,nosuid,nodev,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=", size, tmpInodes, w.spec.UID, w.spec.GID)
 	t := map[string]string{"/tmp": opts + "1777,exec", "/run": opts + "0755"}
 	if w.spec.Home != "" && w.home.Target == "" {
-		t[w.spec.Home] = opts + "0755"
+		t[w.spec.Home] = homeTmpfs(w.spec)
 	}
 	for _, v := range w.image.volumes {
 		v = path.Clean(v)
@@ -138,6 +138,13 @@ func tmpfs(w wants) map[string]string {
 		}
 	}
 	return t
+}
+
+// homeTmpfs is a home in memory, with caps on bytes and files of its own.
+func homeTmpfs(s hub.Spec) string {
+	size := orElse(s.Limits.Disk, defaultTmp)
+	inodes := orElse(s.Limits.Inodes, max(size/bytesPerInode, 1024))
+	return fmt.Sprintf("rw,nosuid,nodev,size=%d,nr_inodes=%d,uid=%d,gid=%d,mode=0755,exec", size, inodes, s.UID, s.GID)
 }
 
 // mounts are the home, the operator's paths and the resolver's file; nothing else of the host.

@@ -158,7 +158,7 @@ func planSlot(spec hub.Spec, img imageFacts) (slotPlan, error) {
 	if err != nil {
 		return slotPlan{}, err
 	}
-	shaped := hub.Spec{Image: img.id, Limits: spec.Limits, Network: spec.Network, Mounts: spec.Mounts, UID: spec.UID, GID: spec.GID, Home: spec.Home}
+	shaped := hub.Spec{Image: img.id, Limits: spec.Limits, Network: spec.Network, Mounts: spec.Mounts, UID: spec.UID, GID: spec.GID, Home: spec.Home, HomeKind: spec.HomeKind}
 	cfg, host, _ := walls(wants{spec: shaped, image: img, network: string(spec.Network), control: "control", home: slotHomeMount(spec, "home"), seccomp: seccomp})
 	raw, err := json.Marshal([]any{cfg, host, slotProtocol})
 	if err != nil {
@@ -170,7 +170,7 @@ func planSlot(spec hub.Spec, img imageFacts) (slotPlan, error) {
 
 // slotHomeMount is where the home appears once there is one.
 func slotHomeMount(spec hub.Spec, source string) mount.Mount {
-	if spec.Home == "" {
+	if !keeps(spec) {
 		return mount.Mount{}
 	}
 	return mount.Mount{Type: mount.TypeBind, Source: source, Target: spec.Home, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRSlave}}

@@ -284,6 +284,36 @@ func TestSpareKernel(t *testing.T) {
 }
 
 // One slot is claimed by one of many at once; the others are told that there is none.
+// TestSlotWithAHomeInMemory has it from the start, with its own caps; nothing is mounted at the claim, and
+// the next slot's is empty.
+func TestSlotWithAHomeInMemory(t *testing.T) {
+	d := newDriver(t)
+	spec := testSpec(t, "alice")
+	spec.HomeKind, spec.Limits.Disk = hub.HomeTmpfs, 24<<20
+	for _, user := range []string{"alice", "bob"} {
+		next := testSpec(t, user)
+		next.HomeKind, next.Limits.Disk = spec.HomeKind, spec.Limits.Disk
+		keep(t, d, spec, 1)
+		h, st := claimOne(t, d, next)
+		if code, body := ask(t, st.Endpoint, next.BasePath+"lab", next.Token.Reveal()); code != http.StatusOK {
+			t.Fatalf("/lab: status %d, %.300s", code, body)
+		}
+		const look = `
+import os
+s = os.statvfs("/home/jovyan")
+print(s.f_blocks * s.f_frsize >> 20, sorted(n for n in os.listdir("/home/jovyan") if not n.startswith(".")))
+open("/home/jovyan/mine.txt", "w").write("of somebody")
+`
+		if got := python(t, d, h, look); got != "24 []" {
+			t.Errorf("%s's home: %s", user, got)
+		}
+		if mounted(d.homes.mountPoint(next.UserID)) {
+			t.Errorf("%s has a home on disk", user)
+		}
+		stop(t, d, h)
+	}
+}
+
 func TestOneOfManyClaims(t *testing.T) {
 	d := newDriver(t)
 	keep(t, d, testSpec(t, "alice"), 2)
