@@ -3,20 +3,17 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +21,8 @@ import (
 
 	"carrel/hub"
 	"carrel/hub/redisstore"
+	"carrel/internal/frametest"
+	"carrel/internal/redistest"
 )
 
 const (
@@ -37,7 +36,7 @@ const (
 type pair struct {
 	t       *testing.T
 	dir     string
-	redis   *exec.Cmd
+	redis   *redistest.Server
 	way     *way2redis
 	hub     *redisstore.Store // the hub's, which has a way of its own
 	origins hub.Origins
@@ -48,9 +47,8 @@ type pair struct {
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{t: t, dir: socketDir(t)}
-	p.startRedis()
-	t.Cleanup(func() { p.redis.Process.Kill(); p.redis.Wait() })
-	p.way = &way2redis{t: t, from: filepath.Join(p.dir, "way"), to: p.socket()}
+	p.redis = redistest.New(t)
+	p.way = &way2redis{t: t, from: filepath.Join(p.dir, "way"), to: p.redis.Socket()}
 	p.way.open()
 	t.Cleanup(p.way.cut)
 	var err error
@@ -58,7 +56,7 @@ func newPair(t *testing.T) *pair {
 	must(t, err)
 	keys, err := hub.NewKeyring("test", bytes.Repeat([]byte("k"), 32))
 	must(t, err)
-	p.hub = p.store(p.socket())
+	p.hub = p.store(p.redis.Socket())
 	none := onUnix(t, http.NotFoundHandler())
 	for i := range p.proxies {
 		store := p.store(p.way.from)
@@ -79,28 +77,12 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-func (p *pair) socket() string { return filepath.Join(p.dir, "redis") }
-
 func (p *pair) store(socket string) *redisstore.Store {
 	p.t.Helper()
 	s, err := redisstore.New(redisstore.Config{URL: "unix://" + socket, Prefix: "test:", Logger: slog.New(slog.DiscardHandler)})
 	must(p.t, err)
 	p.t.Cleanup(func() { s.Close() })
 	return s
-}
-
-// startRedis starts one that keeps what it is given.
-func (p *pair) startRedis() {
-	p.t.Helper()
-	p.redis = exec.Command("redis-server", "--port", "0", "--unixsocket", p.socket(), "--dir", p.dir, "--appendonly", "yes", "--save", "")
-	must(p.t, p.redis.Start())
-	within(p.t, patience, "Redis listens", func() bool {
-		c, err := net.Dial("unix", p.socket())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
 }
 
 // way2redis passes connections on, until it is cut.
@@ -154,7 +136,7 @@ func (p *pair) person(name string, sessions int) (hub.User, []hub.Secret) {
 	u := hub.User{Name: key.User, ID: hub.UserID("id-" + name), Identity: hub.Identity{Issuer: "https://id.test", Subject: name}}
 	_, err := p.hub.BindUser(p.t.Context(), u)
 	must(p.t, err)
-	server := httptest.NewServer(http.HandlerFunc(chatter))
+	server := httptest.NewServer(http.HandlerFunc(frametest.Serve))
 	p.t.Cleanup(server.CloseClientConnections)
 	p.t.Cleanup(func() { go server.Close() })
 	must(p.t, p.hub.PutRoute(p.t.Context(), hubRoute(key, endpoint(p.t, server.URL))))
@@ -176,100 +158,18 @@ func (p *pair) sessions(u hub.User, n int) (list []hub.Secret) {
 	return list
 }
 
-// chatter answers an upgrade, and sends frames for as long as somebody reads: small and large ones,
-// and each in two parts, so that whoever cuts it comes between them.
-func chatter(w http.ResponseWriter, _ *http.Request) {
-	c, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	small := append([]byte{0x82, 100}, bytes.Repeat([]byte("s"), 100)...)
-	large := append(binary.BigEndian.AppendUint16([]byte{0x82, 126}, 3000), bytes.Repeat([]byte("l"), 3000)...)
-	for _, part := 0, 0; ; part++ {
-		frame := small
-		if part/2%2 == 1 {
-			frame = large
-		}
-		half := frame[:len(frame)/2]
-		if part%2 == 1 {
-			half = frame[len(frame)/2:]
-		}
-		if _, err := c.Write(half); err != nil {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-}
-
-// viewer is a client that takes nothing but whole frames (RFC 6455, section 5.2), and its end.
-type viewer struct {
-	conn net.Conn
-	r    *bufio.Reader
-	at   time.Time // of the close frame
-	code uint16
-	err  error
-	done chan struct{}
-}
-
-func (p *pair) tab(i int, user string, cookie hub.Secret) (*viewer, error) {
+func (p *pair) tab(i int, user string, cookie hub.Secret) (*frametest.Watcher, error) {
 	c, err := net.Dial("tcp", p.addrs[i%2])
 	if err != nil {
 		return nil, err
 	}
-	t := &viewer{conn: c, r: bufio.NewReaderSize(c, 512), done: make(chan struct{})}
-	fmt.Fprintf(c, "GET /user/%s/ws HTTP/1.1\r\nHost: hub.test\r\nOrigin: http://hub.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nCookie: %s=%s\r\n\r\n",
-		user, p.origins.Cookie(hub.CookieSession), cookie.Reveal())
-	res, err := http.ReadResponse(t.r, nil)
-	if err != nil {
-		return nil, err
-	}
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return nil, fmt.Errorf("websocket: %s", res.Status)
-	}
-	go t.read()
-	return t, nil
+	return frametest.Watch(c, fmt.Sprintf("GET /user/%s/ws HTTP/1.1\r\nHost: hub.test\r\nOrigin: http://hub.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nCookie: %s=%s\r\n\r\n",
+		user, p.origins.Cookie(hub.CookieSession), cookie.Reveal()))
 }
 
-func (t *viewer) read() {
-	defer close(t.done)
-	defer t.conn.Close()
-	for {
-		var head [2]byte
-		if _, t.err = io.ReadFull(t.r, head[:]); t.err != nil {
-			return
-		}
-		n := int(head[1])
-		if n == 126 {
-			var more [2]byte
-			if _, t.err = io.ReadFull(t.r, more[:]); t.err != nil {
-				return
-			}
-			n = int(binary.BigEndian.Uint16(more[:]))
-		}
-		payload := make([]byte, n)
-		if _, t.err = io.ReadFull(t.r, payload); t.err != nil {
-			return
-		}
-		switch {
-		case head[0] == 0x88 && n >= 2:
-			t.at, t.code = time.Now(), binary.BigEndian.Uint16(payload)
-			rest, _ := io.ReadAll(t.r)
-			if len(rest) > 0 {
-				t.err = fmt.Errorf("%d bytes come after the close frame", len(rest))
-			}
-			return
-		case head[0] != 0x82 || strings.Trim(string(payload), "s") != "" && strings.Trim(string(payload), "l") != "":
-			t.err = fmt.Errorf("the frame %x of %d bytes is not one that was sent", head, n)
-			return
-		}
-	}
-}
-
-func (p *pair) tabs(n int, user string, cookies []hub.Secret) (list []*viewer) {
+func (p *pair) tabs(n int, user string, cookies []hub.Secret) (list []*frametest.Watcher) {
 	p.t.Helper()
-	list = make([]*viewer, n)
+	list = make([]*frametest.Watcher, n)
 	var group errgroup.Group
 	group.SetLimit(20)
 	for i := range list {
@@ -283,33 +183,9 @@ func (p *pair) tabs(n int, user string, cookies []hub.Secret) (list []*viewer) {
 }
 
 // cut checks that each ended with a clean 1008, and tells after how long the last did.
-func (p *pair) cut(list []*viewer, since time.Time) time.Duration {
+func (p *pair) cut(list []*frametest.Watcher, since time.Time) time.Duration {
 	p.t.Helper()
-	var last time.Duration
-	enough := time.After(patience)
-	for i, x := range list {
-		select {
-		case <-x.done:
-		case <-enough:
-			p.t.Fatalf("number %d of %d is open still", i, len(list))
-		}
-		if x.code != closePolicy || x.err != nil {
-			p.t.Fatalf("number %d ended with code %d, %v", i, x.code, x.err)
-		}
-		last = max(last, x.at.Sub(since))
-	}
-	return last
-}
-
-func (p *pair) goesOn(list []*viewer) {
-	p.t.Helper()
-	for _, x := range list {
-		select {
-		case <-x.done:
-			p.t.Errorf("another person's websocket ended with code %d, %v", x.code, x.err)
-		default:
-		}
-	}
+	return frametest.Cut(p.t, list, closePolicy, patience).Sub(since)
 }
 
 // A sign-out, by a person everywhere or by the provider's back channel, cuts a thousand websockets on
@@ -331,7 +207,7 @@ func TestSignOutOnTwoProxies(t *testing.T) {
 		}
 		cookies = p.sessions(alice, tabSessions)
 	}
-	p.goesOn(bob)
+	frametest.Open(t, bob)
 }
 
 // Redis is killed, comes back with what it had, and somebody is signed out before the proxies hear of
@@ -344,21 +220,20 @@ func TestSignOutWhileRedisIsAway(t *testing.T) {
 	for round := range 2 {
 		open := p.tabs(manyTabs/4, "alice", cookies)
 		p.way.cut()
-		must(t, p.redis.Process.Kill())
-		_ = p.redis.Wait()
-		p.startRedis()
+		p.redis.End(syscall.SIGKILL)
+		p.redis.Start()
 		within(t, patience, "Redis has read what it had", func() bool { return p.hub.Ping(t.Context()) == nil })
 		ended, err := p.hub.EndSessions(t.Context(), hub.SessionQuery{User: alice.Name})
 		must(t, err)
 		if len(ended) != tabSessions {
 			t.Errorf("%d sessions were there, want %d", len(ended), tabSessions)
 		}
-		p.goesOn(open) // nobody has told the proxies
+		frametest.Open(t, open) // nobody has told the proxies
 		began := time.Now()
 		p.way.open()
 		last := p.cut(open, began)
 		t.Logf("round %d: %d websockets are cut %v after Redis can be reached", round, len(open), last)
-		p.goesOn(bob)
+		frametest.Open(t, bob)
 		for _, addr := range p.addrs {
 			if res := askWith(t, addr, p.origins.Cookie(hub.CookieSession), cookies[0]); res != http.StatusUnauthorized {
 				t.Errorf("the old cookie: %d", res)

@@ -24,6 +24,7 @@ import (
 	"carrel/hub"
 	"carrel/hub/redisstore"
 	"carrel/internal/program"
+	"carrel/internal/redistest"
 )
 
 // edge is `carrel proxy` alone, between a Redis of the test's own and a server that echoes: what it
@@ -34,7 +35,7 @@ type edge struct {
 	bin    string // a copy of the binary, which an upgrade replaces
 	config string
 	port   int
-	redis  *exec.Cmd
+	redis  *redistest.Server
 	store  *redisstore.Store
 	tokens []string // of alice's
 	notes  *net.UnixConn
@@ -63,8 +64,7 @@ func newEdge(t *testing.T, extra string) *edge {
 	}
 	t.Cleanup(func() { e.log.Close() })
 	e.install()
-	e.startRedis()
-	t.Cleanup(func() { e.redis.Process.Kill(); e.redis.Wait() })
+	e.redis = redistest.New(t)
 	if e.proxied = strings.Contains(extra, "PORT"); e.proxied {
 		extra = strings.ReplaceAll(extra, "PORT", strconv.Itoa(e.port))
 	}
@@ -74,7 +74,7 @@ func newEdge(t *testing.T, extra string) *edge {
 	}
 	e.write(extra)
 	var opened error
-	e.store, opened = redisstore.New(redisstore.Config{URL: "unix://" + filepath.Join(dir, "redis.sock"), Prefix: "carrel:edge:", Logger: slog.New(slog.DiscardHandler)})
+	e.store, opened = redisstore.New(redisstore.Config{URL: e.redis.URL(), Prefix: "carrel:edge:", Logger: slog.New(slog.DiscardHandler)})
 	if opened != nil {
 		t.Fatal(opened)
 	}
@@ -90,7 +90,7 @@ func newEdge(t *testing.T, extra string) *edge {
 
 func (e *edge) write(extra string) {
 	e.t.Helper()
-	text := fmt.Sprintf("deployment: edge\nstate_dir: %s/state\npublic_url: %s/\nlisten: [\"127.0.0.1:%d\"]\nredis: {url: unix://%s/redis.sock}\nlog: {level: warn}\n%s\n", e.dir, e.origin("http"), e.port, e.dir, extra)
+	text := fmt.Sprintf("deployment: edge\nstate_dir: %s/state\npublic_url: %s/\nlisten: [\"127.0.0.1:%d\"]\nredis: {url: %s}\nlog: {level: warn}\n%s\n", e.dir, e.origin("http"), e.port, e.redis.URL(), extra)
 	if err := os.WriteFile(e.config, []byte(text), 0o600); err != nil {
 		e.t.Fatal(err)
 	}
@@ -114,23 +114,6 @@ func (e *edge) put(from string) {
 	if err := os.Rename(e.bin+".new", e.bin); err != nil {
 		e.t.Fatal(err)
 	}
-}
-
-// startRedis starts a Redis that keeps what it is given.
-func (e *edge) startRedis() {
-	e.t.Helper()
-	e.redis = exec.Command("redis-server", "--port", "0", "--unixsocket", filepath.Join(e.dir, "redis.sock"), "--unixsocketperm", "777",
-		"--dir", e.dir, "--appendonly", "yes", "--save", "")
-	if err := e.redis.Start(); err != nil {
-		e.t.Fatal(err)
-	}
-	eventually(e.t, 20*time.Second, "Redis listens", func() bool {
-		c, err := net.Dial("unix", filepath.Join(e.dir, "redis.sock"))
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
 }
 
 // people makes alice, her tokens, and a server of hers that echoes.

@@ -162,7 +162,7 @@ func (l *load) check(t *testing.T) {
 }
 
 // An upgrade under load, twice: nothing fails, every websocket is told 1001 and connects again; so with
-// TLS, where half of the clients that keep their connection speak h2, and behind a load balancer.
+// TLS, where eight of the clients that keep their connection speak h2, and behind a load balancer.
 func TestUpgrade(t *testing.T) {
 	const (
 		secure  = "\ntls: {cert_file: DIR/cert.pem, key_file: DIR/key.pem}"

@@ -5,57 +5,38 @@ package chp
 import (
 	"errors"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"carrel/internal/redistest"
+
 	"github.com/redis/go-redis/v9"
 )
 
 // realRedis is one on a socket, which can be stopped, started and emptied.
 type realRedis struct {
-	dir string
-	cmd *exec.Cmd
-	db  *redis.Client
+	*redistest.Server
+	db *redis.Client
 }
 
 func newRedis(t *testing.T) *realRedis {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "chp-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &realRedis{dir: dir, db: redis.NewClient(&redis.Options{Network: "unix", Addr: dir + "/s"})}
-	t.Cleanup(func() {
-		r.stop()
-		r.db.Close()
-		os.RemoveAll(dir)
-	})
-	t.Setenv("CONFIGPROXY_REDIS_URL", "unix://"+dir+"/s")
-	r.start(t)
+	s := redistest.New(t)
+	r := &realRedis{Server: s, db: redis.NewClient(&redis.Options{Network: "unix", Addr: s.Socket()})}
+	t.Cleanup(func() { r.db.Close() })
+	t.Setenv("CONFIGPROXY_REDIS_URL", s.URL())
+	until(t, "Redis is up", func() bool { return r.db.Ping(t.Context()).Err() == nil })
 	return r
 }
 
 func (r *realRedis) start(t *testing.T) {
 	t.Helper()
-	r.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", r.dir+"/s", "--dir", r.dir, "--appendonly", "yes", "--save", "")
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	r.Start()
 	until(t, "Redis is up", func() bool { return r.db.Ping(t.Context()).Err() == nil })
-}
-
-func (r *realRedis) stop() {
-	if r.cmd != nil {
-		r.cmd.Process.Signal(syscall.SIGTERM)
-		r.cmd.Wait()
-		r.cmd = nil
-	}
 }
 
 // shared starts one of several proxies.
@@ -147,7 +128,7 @@ func TestRedisAway(t *testing.T) {
 	a, b := shared(t, "a"), shared(t, "b")
 	a.calls(t, "POST", "/user/x", to(back.url))
 	until(t, "the route at both", b.has(t, "/user/x"))
-	r.stop()
+	r.End(syscall.SIGTERM)
 	for _, p := range []*side{a, b} {
 		if got := p.gets(t, "/user/x/y"); got != http.StatusOK {
 			t.Errorf("%s: a known route gives %d", p.name, got)
@@ -181,10 +162,8 @@ func TestRedisAway(t *testing.T) {
 	r.db.HDel(t.Context(), keyRoutes, "/user/odd")
 
 	// A Redis that has lost everything gets it back.
-	r.stop()
-	if err := os.RemoveAll(filepath.Join(r.dir, "appendonlydir")); err != nil {
-		t.Fatal(err)
-	}
+	r.End(syscall.SIGTERM)
+	r.Wipe()
 	r.start(t)
 	until(t, "the routes in Redis", func() bool { return r.db.HLen(t.Context(), keyRoutes).Val() == 2 })
 	for _, p := range []*side{a, b} {
@@ -217,7 +196,7 @@ func TestDefaultTargetBesideRedis(t *testing.T) {
 	}
 
 	// Without Redis none starts, and says so.
-	r.stop()
+	r.End(syscall.SIGTERM)
 	c := exec.Command(carrel(t), "chp", "--ip", "127.0.0.1", "--port", freePort(), "--api-port", freePort(), "--storage-backend", "redis")
 	out, err := c.CombinedOutput()
 	if status, ok := errors.AsType[*exec.ExitError](err); !ok || status.ExitCode() != 1 || !strings.Contains(string(out), "Redis does not answer") {
