@@ -30,8 +30,11 @@ test: bootstrap-test
 	@$(GO) run ./internal/testrun
 
 # One step of the above.
-lint vuln unit integration e2e: bootstrap-test
+lint vuln unit e2e: bootstrap-test
 	@$(GO) run ./internal/testrun -only $@
+
+integration: bootstrap-test
+	@$(GO) run ./internal/testrun -only engine,services
 
 fuzz:
 	@$(GO) run ./internal/testrun -only fuzz -fuzztime $(FUZZ_TIME)

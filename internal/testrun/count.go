@@ -99,6 +99,24 @@ func (c *count) add(e event, started map[string]int, done func(string)) {
 	}
 }
 
+// merge takes in what another counted.
+func (c *count) merge(d *count) {
+	for t, outcome := range d.outcome {
+		if c.outcome[t] != "fail" {
+			c.outcome[t] = outcome
+		}
+	}
+	for pkg, outcome := range d.packages {
+		if c.packages[pkg] != "fail" {
+			c.packages[pkg] = outcome
+		}
+	}
+	maps.Copy(c.parent, d.parent)
+	for t, lines := range d.output {
+		c.output[t] = append(c.output[t], lines...)
+	}
+}
+
 // totals counts each test once. A test with subtests counts as those, unless it failed and none of
 // them did; a package that failed although none of its tests did (it does not build, it leaks, it
 // was killed) counts as one failure.

@@ -87,19 +87,19 @@ func TestSkipsSayWhy(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	for _, c := range []struct {
-		name, failedStep, last string
-		lines                  []string
-		code                   int
+		name, last    string
+		failed, lines []string
+		code          int
 	}{
-		{"all well", "", "1 passed, 0 failed", []string{ran("p", "A", "pass"), ended("p", "pass")}, 0},
-		{"a step that runs no tests fails", "lint", "1 passed, 1 failed", []string{ran("p", "A", "pass"), ended("p", "pass")}, 1},
-		{"a test fails", "unit", "0 passed, 1 failed", []string{ran("p", "A", "fail"), ended("p", "fail")}, 1},
-		{"skips are told", "", "1 passed, 0 failed, 1 skipped", []string{ran("p", "A", "pass"), ran("p", "B", "skip"), ended("p", "pass")}, 0},
+		{"all well", "1 passed, 0 failed", nil, []string{ran("p", "A", "pass"), ended("p", "pass")}, 0},
+		{"a step that runs no tests fails", "1 passed, 1 failed", []string{"lint"}, []string{ran("p", "A", "pass"), ended("p", "pass")}, 1},
+		{"a test fails", "0 passed, 1 failed", []string{"unit"}, []string{ran("p", "A", "fail"), ended("p", "fail")}, 1},
+		{"skips are told", "1 passed, 0 failed, 1 skipped", nil, []string{ran("p", "A", "pass"), ran("p", "B", "skip"), ended("p", "pass")}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var b strings.Builder
 			r := &runner{out: &b, count: counted(t, c.lines...)}
-			if code := r.summary(c.failedStep, 0); code != c.code {
+			if code := r.summary(c.failed, 0); code != c.code {
 				t.Errorf("exit code %d", code)
 			}
 			lines := strings.Split(strings.TrimSpace(b.String()), "\n")
@@ -107,5 +107,14 @@ func TestSummary(t *testing.T) {
 				t.Errorf("last line %q, want %q", last, c.last)
 			}
 		})
+	}
+}
+
+// What ran side by side counts as if it had run in turn.
+func TestMerge(t *testing.T) {
+	c := counted(t, ran("p", "A", "pass"), ran("p", "B", "fail"), ended("p", "fail"))
+	c.merge(counted(t, ran("p", "A", "pass"), ran("p", "B", "pass"), ran("q", "C", "pass"), ended("p", "pass"), ended("q", "pass")))
+	if passed, failed, _ := c.totals(); passed != 2 || failed != 1 {
+		t.Errorf("%d passed, %d failed", passed, failed)
 	}
 }

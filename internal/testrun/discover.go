@@ -19,16 +19,44 @@ import (
 type found struct {
 	pkg, dir string
 	tests    []string
+	driver   bool // it is a driver of containers, or imports one
 }
 
 type listed struct {
 	ImportPath, Dir           string
 	TestGoFiles, XTestGoFiles []string
+	TestImports, XTestImports []string
+}
+
+// driver tells whether the package is a driver of containers, or its tests import one.
+func (p listed) driver() bool {
+	return slices.ContainsFunc(append(slices.Concat(p.TestImports, p.XTestImports), p.ImportPath), func(path string) bool {
+		return strings.HasPrefix(path, "carrel/spawner/")
+	})
+}
+
+// A kind is what tests need.
+type kind int
+
+const (
+	serviceTests kind = iota
+	engineTests       // they start containers by a driver of their own
+	browserTests      // they drive the whole, and want the machine for themselves
+)
+
+func (f found) kind() kind {
+	switch {
+	case strings.Contains(f.pkg, "/e2e"):
+		return browserTests
+	case f.driver:
+		return engineTests
+	}
+	return serviceTests
 }
 
 // list asks the go command for the packages' test files.
 func list(ctx context.Context, args ...string) ([]listed, error) {
-	args = append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}, args...)
+	args = append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,TestImports,XTestImports"}, args...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "./...")...)
 	out, err := cmd.Output()
 	if err != nil {
@@ -82,7 +110,7 @@ func fuzzTargets(ctx context.Context) ([]found, error) {
 func functions(pkgs []listed, prefix string, wanted func(path string) bool) ([]found, error) {
 	var all []found
 	for _, p := range pkgs {
-		f := found{pkg: p.ImportPath, dir: p.Dir}
+		f := found{pkg: p.ImportPath, dir: p.Dir, driver: p.driver()}
 		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
 			path := filepath.Join(p.Dir, name)
 			if !wanted(path) {

@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -53,34 +54,55 @@ func run(ctx context.Context, args []string, out io.Writer) int {
 
 // A step is one kind of check. It returns a note for its line, and an error when it failed.
 type step struct {
-	name string
-	does string
-	run  func(context.Context) (string, error)
+	name   string
+	does   string
+	run    func(context.Context) (string, error)
+	beside bool // it runs beside the step before: the two together leave the machine idle less
 }
 
 // A runner runs steps and gathers what they counted.
 type runner struct {
+	logs     string
+	fuzzTime time.Duration
+
+	mu         sync.Mutex // of what follows: steps run side by side
 	out        io.Writer
-	logs       string
-	fuzzTime   time.Duration
 	count      *count
 	notChecked []string
+}
+
+// Write writes to the output, whole.
+func (r *runner) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.out.Write(b)
+}
+
+// say writes a line, or several.
+func (r *runner) say(format string, args ...any) { fmt.Fprintf(r, format+"\n", args...) }
+
+// add takes in what a step counted.
+func (r *runner) add(c *count) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count.merge(c)
 }
 
 // steps is the order of `make test`: what is quick and tells most comes first.
 func (r *runner) steps() []step {
 	return []step{
-		{"format", "gofmt", r.format},
-		{"build", "go build, bin/carrel", r.build},
-		{"vet", "go vet, with and without integration tests", r.vet},
-		{"unit", "unit and conformance tests, -race", r.unit},
-		{"lint", "golangci-lint", r.lint},
-		{"vuln", "govulncheck", r.vuln},
-		{"integration", "real Docker, Redis and providers, -race", r.integration},
-		{"e2e", "the whole, in a real browser", r.e2e},
-		{"bench", "a few cold starts, timed", r.bench},
-		{"fuzz", "every fuzz target, briefly", r.fuzz},
-		{"soak", "thousands of clients while everything is killed and restarted, five minutes", r.soak},
+		{name: "format", does: "gofmt", run: r.format},
+		{name: "build", does: "go build, bin/carrel", run: r.build},
+		{name: "vet", does: "go vet, with and without integration tests", run: r.vet},
+		{name: "unit", does: "unit and conformance tests, -race", run: r.unit},
+		{name: "lint", does: "golangci-lint", run: r.lint},
+		{name: "vuln", does: "govulncheck", run: r.vuln},
+		{name: "engine", does: "real Docker, -race", run: r.engine},
+		{name: "services", does: "real Redis, providers and browsers, -race", run: r.services, beside: true},
+		{name: "e2e", does: "the whole, in a real browser", run: r.e2e},
+		{name: "bench", does: "a few cold starts, timed", run: r.bench},
+		{name: "fuzz", does: "every fuzz target, briefly", run: r.fuzz},
+		{name: "soak", does: "thousands of clients while everything is killed and restarted, five minutes", run: r.soak, beside: true},
 	}
 }
 
@@ -105,27 +127,53 @@ func choose(all []step, only string) ([]step, error) {
 
 // all runs the steps and prints a line for each; the last line it prints counts the tests.
 func (r *runner) all(ctx context.Context, steps []step) int {
-	start, failed := time.Now(), ""
-	for _, s := range steps {
-		fmt.Fprintf(r.out, "== %s: %s\n", s.name, s.does)
-		begin := time.Now()
-		note, err := s.run(ctx)
-		took := time.Since(begin).Round(100 * time.Millisecond)
-		if err != nil {
-			var shown shownError
-			if !errors.As(err, &shown) {
-				fmt.Fprintln(r.out, err)
-			}
-			fmt.Fprintf(r.out, "== %s FAILED after %s; full output in %s\n", s.name, took, r.logs)
-			failed = s.name
-			break
+	start := time.Now()
+	var failed []string
+	for len(steps) > 0 && len(failed) == 0 {
+		n := 1
+		for n < len(steps) && steps[n].beside {
+			n++
 		}
-		fmt.Fprintf(r.out, "== %s ok, %s%s\n", s.name, took, note)
+		failed = r.together(ctx, steps[:n])
+		steps = steps[n:]
 	}
 	return r.summary(failed, time.Since(start))
 }
 
-func (r *runner) summary(failedStep string, took time.Duration) int {
+// together runs steps side by side, and gives the names of those that failed.
+func (r *runner) together(ctx context.Context, steps []step) (failed []string) {
+	var wg sync.WaitGroup
+	bad := make([]bool, len(steps))
+	for i, s := range steps {
+		r.say("== %s: %s", s.name, s.does)
+		wg.Go(func() { bad[i] = !r.one(ctx, s) })
+	}
+	wg.Wait()
+	for i, s := range steps {
+		if bad[i] {
+			failed = append(failed, s.name)
+		}
+	}
+	return failed
+}
+
+func (r *runner) one(ctx context.Context, s step) bool {
+	begin := time.Now()
+	note, err := s.run(ctx)
+	took := time.Since(begin).Round(100 * time.Millisecond)
+	if err == nil {
+		r.say("== %s ok, %s%s", s.name, took, note)
+		return true
+	}
+	var shown shownError
+	if !errors.As(err, &shown) {
+		r.say("%v", err)
+	}
+	r.say("== %s FAILED after %s; full output in %s", s.name, took, r.logs)
+	return false
+}
+
+func (r *runner) summary(failedSteps []string, took time.Duration) int {
 	passed, failed, skipped := r.count.totals()
 	fmt.Fprintf(r.out, "\n%s in all\n", took.Round(time.Second))
 	for _, s := range skipped {
@@ -134,9 +182,9 @@ func (r *runner) summary(failedStep string, took time.Duration) int {
 	for _, n := range r.notChecked {
 		fmt.Fprintf(r.out, "NOT CHECKED: %s\n", n)
 	}
-	if failedStep != "" {
-		fmt.Fprintf(r.out, "step %s failed; the steps after it did not run\n", failedStep)
-		failed = max(failed, 1) // a failed step that runs no tests counts as one failure
+	if n := len(failedSteps); n > 0 {
+		fmt.Fprintf(r.out, "failed: %s; the steps after that did not run\n", strings.Join(failedSteps, ", "))
+		failed = max(failed, n) // a failed step that runs no tests counts as one failure
 	}
 	line := fmt.Sprintf("%d passed, %d failed", passed, failed)
 	if len(skipped) > 0 {

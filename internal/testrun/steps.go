@@ -49,15 +49,15 @@ const shownLines = 200
 func (r *runner) show(path string) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		fmt.Fprintln(r.out, err)
+		r.say("%v", err)
 		return
 	}
 	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 	if cut := len(lines) - shownLines; cut > 0 {
-		fmt.Fprintf(r.out, "(%d lines before these are in %s)\n", cut, path)
+		r.say("(%d lines before these are in %s)", cut, path)
 		lines = lines[cut:]
 	}
-	fmt.Fprintln(r.out, strings.Join(lines, "\n"))
+	r.say("%s", strings.Join(lines, "\n"))
 }
 
 func (r *runner) format(ctx context.Context) (string, error) {
@@ -135,34 +135,36 @@ func (r *runner) unit(ctx context.Context) (string, error) {
 	return r.goTest(ctx, "unit", "-race", "-timeout", "10m", "./...")
 }
 
-func (r *runner) integration(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "integration", func(pkg string) bool { return !browser(pkg) })
+// engine is every package whose tests start containers themselves.
+func (r *runner) engine(ctx context.Context) (string, error) {
+	return r.tagged(ctx, "engine", engineTests)
+}
+
+// services is every package that needs other real programs, but no container.
+func (r *runner) services(ctx context.Context) (string, error) {
+	return r.tagged(ctx, "services", serviceTests)
 }
 
 func (r *runner) e2e(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "e2e", browser)
+	return r.tagged(ctx, "e2e", browserTests)
 }
 
-// browser tells the packages that drive the whole in a browser: they are heavy enough to want the
-// machine for themselves.
-func browser(pkg string) bool { return strings.Contains(pkg, "/e2e") }
-
-// tagged runs the tests that only the build tag "integration" brings in.
-func (r *runner) tagged(ctx context.Context, name string, wanted func(string) bool) (string, error) {
+// tagged runs the tests of a kind that only the build tag "integration" brings in.
+func (r *runner) tagged(ctx context.Context, name string, wanted kind) (string, error) {
 	found, err := integrationTests(ctx)
 	if err != nil {
 		return "", err
 	}
 	var pkgs, tests []string
 	for _, f := range found {
-		if wanted(f.pkg) {
+		if f.kind() == wanted {
 			pkgs, tests = append(pkgs, f.pkg), append(tests, f.tests...)
 		}
 	}
 	if len(pkgs) == 0 {
 		return "", fmt.Errorf("no %s tests were found", name)
 	}
-	// One package at a time: each starts containers, and waits for them with deadlines.
+	// One package at a time: each starts programs, and waits for them with deadlines.
 	args := append([]string{
 		"-race", "-tags", "integration", "-p", "1", "-timeout", "25m",
 		"-run", "^(" + strings.Join(tests, "|") + ")$",
@@ -192,13 +194,14 @@ func (r *runner) goTest(ctx context.Context, log string, args ...string) (string
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	before, _, _ := r.count.totals()
+	c := newCount()
 	scan := bufio.NewReader(io.TeeReader(stdout, f))
-	readErr := r.count.read(scan, func(line string) { fmt.Fprintln(r.out, "   "+line) })
+	readErr := c.read(scan, func(line string) { r.say("   %s", line) })
 	err = cmd.Wait()
-	passed, failed, _ := r.count.totals()
+	r.add(c)
+	passed, failed, _ := c.totals()
 	if err != nil || failed > 0 {
-		r.count.showFailures(r.out, shownLines)
+		c.showFailures(r, shownLines)
 		if failed == 0 {
 			r.show(errLog.Name())
 		}
@@ -207,7 +210,7 @@ func (r *runner) goTest(ctx context.Context, log string, args ...string) (string
 	if readErr != nil {
 		return "", readErr
 	}
-	return fmt.Sprintf(", %d tests", passed-before), nil
+	return fmt.Sprintf(", %d tests", passed), nil
 }
 
 // bench proves that `make bench-spawn` still measures something; its figures are too few to tell.
