@@ -87,7 +87,7 @@ func dockerCommand(t *testing.T, args ...string) string {
 }
 
 // newEdge starts a server of the image with an edge in front of it.
-func newEdge(t *testing.T, cullAt time.Time, env ...string) *edge {
+func newEdge(t *testing.T, env ...string) *edge {
 	t.Helper()
 	args := []string{
 		"run", "--detach", "--read-only", "--tmpfs", "/tmp", "--tmpfs", "/home/jovyan:uid=1000,gid=1000,mode=0755",
@@ -107,7 +107,7 @@ func newEdge(t *testing.T, cullAt time.Time, env ...string) *edge {
 	})
 	address := dockerCommand(t, "inspect", "--format", "{{.NetworkSettings.IPAddress}}", id)
 	target := &url.URL{Scheme: "http", Host: address + ":8888"}
-	e := &edge{cullAt: cullAt}
+	e := &edge{}
 	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(target)
 		r.Out.Host = r.In.Host
@@ -191,8 +191,8 @@ func until(expression string) chromedp.Action {
 const notices = `[...document.querySelectorAll('.Toastify__toast')].map(e => e.innerText).join('\n')`
 
 func TestNoticeIsShownAndServerKept(t *testing.T) {
-	e := newEdge(t, time.Now().Add(5*time.Minute))
-	ctx := browser(t)
+	e, ctx := newEdge(t), browser(t)
+	e.set(func(e *edge) { e.cullAt = time.Now().Add(5 * time.Minute) })
 	do(ctx, t, "the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
 		until(`/will be stopped in [45] minutes: nobody used it for 55 minutes/.test(`+notices+`)`))
 	var role string
@@ -218,8 +218,8 @@ func TestNoticeIsShownAndServerKept(t *testing.T) {
 }
 
 func TestNoticeThatIsClosedStaysClosed(t *testing.T) {
-	e := newEdge(t, time.Now().Add(4*time.Minute))
-	ctx := browser(t)
+	e, ctx := newEdge(t), browser(t)
+	e.set(func(e *edge) { e.cullAt = time.Now().Add(4 * time.Minute) })
 	do(ctx, t, "closing the warning", chromedp.Navigate(e.server.URL+basePath+"lab"),
 		until(`/will be stopped/.test(`+notices+`)`),
 		chromedp.Evaluate(`document.querySelector('.jp-Notification-Toast-Close').click()`, nil), // it still moves
@@ -260,7 +260,7 @@ func (e *edge) waitAsks(ctx context.Context, n int) error {
 }
 
 func TestHubWithoutNoticesIsLeftAlone(t *testing.T) {
-	e := newEdge(t, time.Time{})
+	e := newEdge(t)
 	e.set(func(e *edge) { e.absent = true })
 	ctx := browser(t)
 	do(ctx, t, "the menu", chromedp.Navigate(e.server.URL+basePath+"lab"),
@@ -292,7 +292,7 @@ func TestHubWithoutNoticesIsLeftAlone(t *testing.T) {
 func TestCellAndTerminalRun(t *testing.T) {
 	for name, env := range map[string][]string{"usual": nil, "safe": {"CARREL_SAFE_START=1"}} {
 		t.Run(name, func(t *testing.T) {
-			e := newEdge(t, time.Time{}, env...)
+			e := newEdge(t, env...)
 			ctx := browser(t)
 			await := func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }
 			do(ctx, t, "a cell", chromedp.Navigate(e.server.URL+basePath+"lab"),
