@@ -5,6 +5,7 @@
 package redistest
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
@@ -35,7 +36,7 @@ func New(t testing.TB) *Server {
 		s.End(syscall.SIGKILL)
 		os.RemoveAll(dir)
 	})
-	if err := os.Chmod(dir, 0o711); err != nil { // a proxy of fewer rights goes through it
+	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // a proxy of fewer rights goes through it
 		t.Fatal(err)
 	}
 	s.Start()
@@ -51,14 +52,16 @@ func (s *Server) URL() string { return "unix://" + s.Socket() }
 // Start starts it again, with what it had, and waits until it listens.
 func (s *Server) Start() {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", s.Socket(), "--unixsocketperm", "777",
+	ctx := context.Background() // it ends by End
+	s.cmd = exec.CommandContext(ctx, "redis-server", "--port", "0", "--unixsocket", s.Socket(), "--unixsocketperm", "777",
 		"--dir", s.dir, "--appendonly", "yes", "--save", "")
 	if err := s.cmd.Start(); err != nil {
 		s.cmd = nil
 		s.t.Fatal(err)
 	}
+	var dialer net.Dialer
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		c, err := net.Dial("unix", s.Socket())
+		c, err := dialer.DialContext(ctx, "unix", s.Socket())
 		if err == nil {
 			c.Close()
 			return
