@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-// flight is one start, stop or repair under way in this process.
+// flight is one start, stop, pause, wake or repair under way in this process.
 type flight struct {
 	starting bool
+	pausing  bool          // a pause or a wake
+	wanted   chan struct{} // of a pause: the server is wanted awake, or stopped
 	recorded chan struct{} // closed when the record tells of the flight
 	done     chan struct{}
 	died     chan Status // at most one: the watcher saw the container end
@@ -21,6 +23,7 @@ type flight struct {
 	revision   uint64             // of the record that it took off with
 	cancelled  bool               // by a stop: it can't be joined any more
 	ending     bool               // it can't be joined or cancelled any more
+	lookAfter  bool               // something was recorded that it may not have seen
 }
 
 // tell hands an end on to the flight.
@@ -46,7 +49,7 @@ const (
 
 // claim makes the key's one flight, if there is none; m.mu is held.
 func (m *Manager) claim(key ServerKey, starting bool) *flight {
-	f := &flight{starting: starting, cancel: func(error) {}, abort: func() {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1)}
+	f := &flight{starting: starting, cancel: func(error) {}, abort: func() {}, recorded: make(chan struct{}), done: make(chan struct{}), died: make(chan Status, 1), wanted: make(chan struct{}, 1)}
 	m.flights[key] = f
 	m.wg.Add(1)
 	return f
@@ -69,7 +72,7 @@ func (m *Manager) takeOff(ctx context.Context, key ServerKey, starting bool) (f 
 		m.mu.Lock()
 		if m.closing {
 			m.mu.Unlock()
-			return nil, false, &Error{Kind: Unavailable, Op: "change server", Message: "the hub is restarting", Remedy: "try again in a few seconds"}
+			return nil, false, errClosing()
 		}
 		other := m.flights[key]
 		if other == nil {
@@ -93,16 +96,31 @@ func (m *Manager) takeOff(ctx context.Context, key ServerKey, starting bool) (f 
 	}
 }
 
+func errClosing() error {
+	return &Error{Kind: Unavailable, Op: "change server", Message: "the hub is restarting", Remedy: "try again in a few seconds"}
+}
+
 // land ends a flight. What the watcher told it too late is the reconciler's to find.
 func (m *Manager) land(key ServerKey, f *flight) {
 	m.mu.Lock()
 	delete(m.flights, key)
+	lookAfter := f.lookAfter
 	m.mu.Unlock()
 	close(f.done)
-	if len(f.died) > 0 {
+	if len(f.died) > 0 || lookAfter {
 		m.nudge()
 	}
 	m.wg.Done()
+}
+
+// lookAfter asks for a reconciliation once a flight is over, and a pause to come to its end.
+func (m *Manager) lookAfter(key ServerKey, f *flight) {
+	f.want()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.lookAfter = true; m.flights[key] != f {
+		m.nudge()
+	}
 }
 
 func (m *Manager) flying(key ServerKey) *flight {

@@ -9,7 +9,7 @@ import (
 )
 
 // ManagerConfig is what a [Manager] needs; every field but Observer, Logs, Watcher,
-// Meter and Slots (found on the Spawner where it has them) is required.
+// Meter, Slots and Pauser (found on the Spawner where it has them) is required.
 type ManagerConfig struct {
 	Spawner  Spawner
 	Servers  ServerStore
@@ -34,6 +34,7 @@ type Manager struct {
 	watcher Watcher // likewise
 	meter   Meter   // likewise
 	slots   Slots   // likewise
+	pauser  Pauser  // likewise
 	queue   *startQueue
 	steps   *stepBoard
 	usage   *usageBoard
@@ -64,6 +65,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	m.watcher, _ = cfg.Spawner.(Watcher)
 	m.meter, _ = cfg.Spawner.(Meter)
 	m.slots, _ = cfg.Spawner.(Slots)
+	m.pauser, _ = cfg.Spawner.(Pauser)
 	return m, nil
 }
 
@@ -211,8 +213,10 @@ func (m *Manager) stop(ctx context.Context, key ServerKey, why string, still fun
 	if err != nil {
 		return Server{}, err
 	}
-	if joined { // a stop, or a repair, after which the reconciler sees the intent
-		return m.intend(ctx, key, why, still)
+	if joined { // a stop, or something else, after which the reconciler sees the intent
+		rec, err := m.intend(ctx, key, why, still)
+		m.lookAfter(key, f)
+		return rec, err
 	}
 	rec, lease, err := m.beginStop(ctx, key, why, still)
 	if err != nil || lease == nil {

@@ -103,7 +103,8 @@ func (m *Manager) mend(ctx context.Context, rec Server, containers []Status, rou
 func (m *Manager) mendRunning(ctx context.Context, rec Server, st Status, route Route) {
 	if runs(st) || st.Phase == Starting {
 		lost := route.Endpoint != st.Endpoint || route.Image != st.Image || route.Generation != rec.Generation || rec.Endpoint != st.Endpoint
-		if runs(st) && lost && !st.Endpoint.IsZero() {
+		frozen := st.Phase == Paused
+		if runs(st) && !st.Endpoint.IsZero() && (lost || frozen != (rec.Phase == Paused) || frozen != (route.Paused != 0)) {
 			m.launchRepair(ctx, rec, false, func(ctx context.Context, _ *flight, rec Server) { m.reroute(ctx, rec, st) })
 		}
 		return
@@ -116,17 +117,28 @@ func (m *Manager) mendRunning(ctx context.Context, rec Server, st Status, route 
 	}
 }
 
-// reroute publishes a route that the store lost.
+// reroute publishes a route that the store lost, or that does not say whether the server is paused; nor
+// may its record: a hub crashed at it, or somebody else froze or woke the server. The server is looked
+// at again, now that nobody else has it in hand.
 func (m *Manager) reroute(ctx context.Context, rec Server, st Status) {
 	ctx, done := context.WithTimeout(ctx, cleanupWithin)
 	defer done()
-	err := insist(ctx, func() error {
-		return m.cfg.Routes.PutRoute(ctx, routeTo(rec, st))
-	})
-	if err == nil {
-		err = m.settle(ctx, rec, func(s *Server) { s.Handle, s.Endpoint = st.Handle, st.Endpoint })
+	st, err := m.cfg.Spawner.Inspect(ctx, st.Handle)
+	if err == nil && !runs(st) {
+		return // the next round finds out why
 	}
-	m.cfg.Logger.InfoContext(ctx, "route restored", "server", rec.Key.String(), "error", err)
+	if err == nil {
+		err = insist(ctx, func() error { return m.cfg.Routes.PutRoute(ctx, routeTo(rec, st)) })
+	}
+	if err == nil {
+		err = m.settle(ctx, rec, func(s *Server) {
+			s.Handle, s.Endpoint = st.Handle, st.Endpoint
+			if s.Phase != st.Phase && s.Phase.CanBecome(st.Phase) {
+				s.Phase, s.Since = st.Phase, time.Now()
+			}
+		})
+	}
+	m.cfg.Logger.InfoContext(ctx, "route restored", "server", rec.Key.String(), "phase", st.Phase, "error", err)
 }
 
 // adopt records a container of which the store knows nothing, or nothing so new: it was wiped, or
@@ -141,7 +153,7 @@ func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, 
 	now := time.Now()
 	rec := Server{
 		Key: st.Key, UserID: st.UserID, Generation: st.Generation, Profile: st.Profile, Handle: st.Handle, Since: now, Revision: old.Revision,
-		Phase: Ready, Intent: WantRunning, Endpoint: st.Endpoint, Started: st.Created,
+		Phase: st.Phase, Intent: WantRunning, Endpoint: st.Endpoint, Started: st.Created,
 	}
 	if !runs(st) {
 		rec.Phase, rec.Intent, rec.Endpoint, rec.Started, rec.Leftover = Failed, WantStopped, Endpoint{}, time.Time{}, true
@@ -155,7 +167,7 @@ func (m *Manager) adopt(ctx context.Context, old Server, all []Status) (Server, 
 		return old, err
 	}
 	m.cfg.Logger.InfoContext(ctx, "adopted", "server", st.Key.String(), "generation", st.Generation, "phase", rec.Phase)
-	if rec.Phase == Ready && !st.Endpoint.IsZero() {
+	if runs(st) && !st.Endpoint.IsZero() {
 		err = m.cfg.Routes.PutRoute(ctx, routeTo(rec, st))
 	}
 	return rec, err

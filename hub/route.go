@@ -10,6 +10,9 @@ type Route struct {
 	Generation Generation `json:"generation"`
 	Endpoint   Endpoint   `json:"endpoint"`
 	Image      string     `json:"image,omitempty"` // see [Status]
+	// Paused says that the server is frozen, or is about to be unless a proxy objects, and since when the
+	// hub knows of no use, in Unix milliseconds. 0: it goes on.
+	Paused int64 `json:"paused,omitempty"`
 }
 
 // Activity is when people last used a server, as the proxy saw it: kernel and terminal input and

@@ -144,7 +144,7 @@ type Generation uint64
 // Phase is where a server is in its life.
 type Phase string
 
-// The phases. Paused is reserved for servers frozen while idle.
+// The phases.
 const (
 	Absent   Phase = "absent"   // nothing runs, nothing is asked for
 	Queued   Phase = "queued"   // waits for its turn
@@ -270,7 +270,7 @@ type Server struct {
 	Reason     string     `json:"reason,omitempty"`   // why it failed or was stopped, for its owner
 	LogTail    []string   `json:"log_tail,omitempty"` // the container's last lines, when it failed
 	Since      time.Time  `json:"since"`              // when it entered Phase
-	Started    time.Time  `json:"started"`            // when it last became Ready
+	Started    time.Time  `json:"started"`            // when its start was over
 	CullAt     time.Time  `json:"cull_at"`            // when it will be culled unless used; zero if no warning is out
 	CullWhy    string     `json:"cull_why,omitempty"` // the rule behind CullAt, in words
 	KeepUntil  time.Time  `json:"keep_until"`         // its owner asked to keep it till then

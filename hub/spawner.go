@@ -106,6 +106,17 @@ type Meter interface {
 	Usage(ctx context.Context, h Handle) (Usage, error)
 }
 
+// Pauser is implemented by drivers that can freeze a server: its processes keep their memory and get
+// no CPU, its [Phase] is Paused, it listens where it did and answers nothing. A frozen server is
+// stopped, listed and inspected as any other.
+type Pauser interface {
+	// Pause freezes a server; it succeeds when it is frozen already. NotFound when it is gone, Conflict
+	// when it does not run.
+	Pause(ctx context.Context, h Handle) error
+	// Resume has a frozen server go on; it succeeds when it is not frozen. Its errors are Pause's.
+	Resume(ctx context.Context, h Handle) error
+}
+
 // Slots is implemented by drivers that can have servers wait, started and nobody's, for whoever
 // wants one next.
 type Slots interface {

@@ -323,7 +323,11 @@ func (m *Manager) awaitAnswer(ctx context.Context, f *flight, rec Server) (Statu
 
 // routeTo is the route to what runs for a record.
 func routeTo(rec Server, st Status) Route {
-	return Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: st.Endpoint, Image: st.Image}
+	r := Route{Key: rec.Key, UserID: rec.UserID, Generation: rec.Generation, Endpoint: st.Endpoint, Image: st.Image}
+	if st.Phase == Paused {
+		r.Paused = time.Now().UnixMilli()
+	}
+	return r
 }
 
 func ended(st Status) error {

@@ -78,7 +78,7 @@ func (m *Manager) watchLoop(ctx context.Context) {
 func (m *Manager) containerEnded(ctx context.Context, st Status) {
 	m.mu.Lock()
 	f := m.flights[st.Key]
-	waits := f != nil && f.starting && f.generation == st.Generation
+	waits := f != nil && (f.starting || f.pausing) && f.generation == st.Generation
 	m.mu.Unlock()
 	if waits {
 		f.tell(st)
@@ -93,7 +93,7 @@ func (m *Manager) containerEnded(ctx context.Context, st Status) {
 	m.failRunning(ctx, rec, st)
 }
 
-// failRunning begins to record why a ready server ended, and to remove what is left of it.
+// failRunning begins to record why a running server ended, and to remove what is left of it.
 func (m *Manager) failRunning(ctx context.Context, rec Server, st Status) {
 	m.launchRepair(ctx, rec, false, func(ctx context.Context, _ *flight, rec Server) {
 		ctx, done := context.WithTimeout(ctx, cleanupWithin)

@@ -329,6 +329,14 @@ func (s gatedSpawner) Stop(ctx context.Context, h hub.Handle, grace time.Duratio
 	return passErr(ctx, s.g, "Stop", func() error { return s.g.w.machine.Stop(ctx, h, grace) })
 }
 
+func (s gatedSpawner) Pause(ctx context.Context, h hub.Handle) error {
+	return passErr(ctx, s.g, "Pause", func() error { return s.g.w.machine.Pause(ctx, h) })
+}
+
+func (s gatedSpawner) Resume(ctx context.Context, h hub.Handle) error {
+	return passErr(ctx, s.g, "Resume", func() error { return s.g.w.machine.Resume(ctx, h) })
+}
+
 func (s gatedSpawner) List(ctx context.Context) iter.Seq2[hub.Status, error] {
 	return passAll(ctx, s.g, "List", s.g.w.machine.List(ctx))
 }

@@ -40,8 +40,8 @@ type SpawnerSetup struct {
 	Spec func(t *testing.T, user string, does Behaviour) hub.Spec
 }
 
-// Spawner tests that a driver keeps the contract of [hub.Spawner], and of [hub.Logs], [hub.Watcher]
-// and [hub.Meter] where it implements them. A driver's own tests call it:
+// Spawner tests that a driver keeps the contract of [hub.Spawner], and of [hub.Logs], [hub.Watcher],
+// [hub.Meter] and [hub.Pauser] where it implements them. A driver's own tests call it:
 //
 //	func TestContract(t *testing.T) {
 //		hubtest.Spawner(t, hubtest.SpawnerSetup{
@@ -82,6 +82,10 @@ func Spawner(t *testing.T, setup SpawnerSetup) {
 		{"logs", (*spawnerSuite).logs},
 		{"watch", (*spawnerSuite).watch},
 		{"usage", (*spawnerSuite).usage},
+		{"pause and resume", (*spawnerSuite).pause},
+		{"pauses and resumes at once", (*spawnerSuite).pauseAtOnce},
+		{"a paused server is stopped", (*spawnerSuite).pauseStop},
+		{"nothing is paused that does not run", (*spawnerSuite).pauseEnded},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(s, t) })
 	}
@@ -390,6 +394,9 @@ func (s *spawnerSuite) foreignHandles(t *testing.T) {
 		}
 		if m, ok := s.d.(hub.Meter); ok {
 			_, calls["usage"] = m.Usage(t.Context(), h)
+		}
+		if p, ok := s.d.(hub.Pauser); ok {
+			calls["pause"], calls["resume"] = p.Pause(t.Context(), h), p.Resume(t.Context(), h)
 		}
 		for call, err := range calls {
 			if hub.KindOf(err) != hub.Invalid {

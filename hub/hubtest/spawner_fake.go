@@ -22,8 +22,8 @@ var ErrCrash = errors.New("the process was killed here")
 // Point is a moment in a call of a [FakeSpawner] at which a [Hook] can interfere.
 type Point string
 
-// The points. An error at AtStart, AtCreated or AtStop makes the call fail with nothing changed; at
-// AtRunning and AtStopped the deed is done and only the answer is lost.
+// The points. An error at AtStart, AtCreated, AtStop, AtPause or AtResume makes the call fail with nothing changed; at
+// AtRunning, AtStopped, AtPaused and AtResumed the deed is done and only the answer is lost.
 const (
 	AtStart   Point = "start"   // nothing is made yet
 	AtCreated Point = "created" // the container is there, and does not run
@@ -35,6 +35,10 @@ const (
 	AtLogs    Point = "logs"
 	AtWatch   Point = "watch"
 	AtUsage   Point = "usage"
+	AtPause   Point = "pause" // nothing is frozen yet
+	AtPaused  Point = "paused"
+	AtResume  Point = "resume" // it is frozen still
+	AtResumed Point = "resumed"
 )
 
 // Hook interferes with a call: it may wait, and an error of its ends the call. It is called without
@@ -89,7 +93,7 @@ type Plan struct {
 }
 
 // FakeSpawner is a driver whose containers exist in memory only. It implements [hub.Spawner],
-// [hub.Logs], [hub.Watcher] and [hub.Meter], and does what it is told to do wrong.
+// [hub.Logs], [hub.Watcher], [hub.Meter] and [hub.Pauser], and does what it is told to do wrong.
 type FakeSpawner struct {
 	deployment string
 	m          *machine
@@ -113,7 +117,7 @@ type machine struct {
 type container struct {
 	name     string
 	spec     hub.Spec
-	phase    hub.Phase // Starting: created; Ready: runs; Failed: ended
+	phase    hub.Phase // Starting: created; Ready: runs; Paused: frozen; Failed: ended
 	endpoint hub.Endpoint
 	reason   string
 	log      []string
@@ -128,6 +132,7 @@ var (
 	_ hub.Logs    = (*FakeSpawner)(nil)
 	_ hub.Watcher = (*FakeSpawner)(nil)
 	_ hub.Meter   = (*FakeSpawner)(nil)
+	_ hub.Pauser  = (*FakeSpawner)(nil)
 )
 
 // NewSpawner makes a driver of a deployment of its own, where nothing runs.
@@ -378,7 +383,7 @@ func (m *machine) run(c *container) bool {
 
 // end is a container's end by itself; m.mu is held.
 func (m *machine) end(c *container, reason string) {
-	if c.phase != hub.Ready || m.containers[c.name] != c {
+	if !c.runs() || m.containers[c.name] != c {
 		return
 	}
 	c.count(m.cpu[c.spec.Key])
@@ -411,6 +416,9 @@ func (m *machine) discard(c *container) {
 		delete(m.containers, c.name)
 	}
 }
+
+// runs tells whether a container does, frozen or not; m.mu is held.
+func (c *container) runs() bool { return c.phase == hub.Ready || c.phase == hub.Paused }
 
 // count adds up the processor time used until now.
 func (c *container) count(cores float64) {
@@ -546,7 +554,7 @@ func (f *FakeSpawner) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error
 	if err != nil {
 		return hub.Usage{}, err
 	}
-	if c == nil || c.phase != hub.Ready {
+	if c == nil || !c.runs() {
 		return hub.Usage{}, hub.Errorf(hub.NotFound, "fake spawner: usage", "this server does not run")
 	}
 	c.count(f.m.cpu[c.spec.Key])

@@ -1,5 +1,5 @@
 // Package docker runs people's servers as Docker containers: the driver "docker" of package hub's
-// Spawner contract, with Logs, Watcher, Meter and Bindings.
+// Spawner contract, with Logs, Watcher, Meter, Bindings, Slots and Pauser.
 //
 // It owns everything that Docker is told: the container's walls ([walls] makes them all), names and
 // MACed labels from which a deployment can be rebuilt, two networks on which containers reach
@@ -60,6 +60,7 @@ var (
 	_ hub.Watcher  = (*Driver)(nil)
 	_ hub.Meter    = (*Driver)(nil)
 	_ hub.Bindings = (*Driver)(nil)
+	_ hub.Pauser   = (*Driver)(nil)
 	_ hub.Slots    = (*Driver)(nil)
 )
 
