@@ -31,9 +31,10 @@ type job struct {
 	Bodies int           `json:"bodies,omitempty"` // how many large ones each way
 	PerSec int           `json:"per_second,omitempty"`
 
-	// Of loadCrowd. Settle is how long a proxy is left alone before the window, to tell its store who was
+	// Of loadCrowd. Active is how many people ask in the window; 0: all. Settle is how long a proxy is left alone before the window, to tell its store who was
 	// there, which it does once a minute for each and every five seconds, for five at most: a cost per
 	// person, however much they ask for.
+	Active   int           `json:"active,omitempty"`
 	Everyone bool          `json:"everyone,omitempty"`
 	Settle   time.Duration `json:"settle,omitempty"`
 }

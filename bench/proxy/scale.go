@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -17,9 +18,10 @@ import (
 	"carrel/internal/program"
 )
 
-// loadCrowd asks for people's pages at random, anew for each request, on kept connections. Before that
-// it asks once for each of those, and where the job says so for everybody: the proxy then knows them
-// all, and has asked its store a moment ago about those that the window is for.
+// loadCrowd asks for people's pages at random, anew for each request, on kept connections: those of as
+// many as the job says. Before that it asks once for each of those, and where the job says so for
+// everybody: the proxy then knows them all, and has asked its store a moment ago about those that the
+// window is for.
 func loadCrowd(ctx context.Context, j job) (result, error) {
 	conns, err := j.connect(ctx, 4<<10)
 	if err != nil {
@@ -27,16 +29,15 @@ func loadCrowd(ctx context.Context, j job) (result, error) {
 	}
 	people := slices.Clone(j.People)
 	rand.Shuffle(len(people), func(i, k int) { people[i], people[k] = people[k], people[i] })
-	recent := people[:min(len(people), recentPeople)]
-	known := recent
+	active := people[max(0, len(people)-cmp.Or(j.Active, len(people))):]
+	first := active
 	if j.Everyone {
-		known = people
-		recent = people[len(people)-len(recent):]
+		first = people // those who are active come last
 	}
 	if err := together(conns, func(i int, c *conn) error {
-		for n := i; n < len(known) && ctx.Err() == nil; n += len(conns) {
+		for n := i; n < len(first) && ctx.Err() == nil; n += len(conns) {
 			_ = c.SetDeadline(time.Now().Add(patience))
-			c.visit(known[n])
+			c.visit(first[n])
 			if err := c.fetch(); err != nil {
 				return err
 			}
@@ -49,14 +50,10 @@ func loadCrowd(ctx context.Context, j job) (result, error) {
 		return result{}, err
 	}
 	return j.forAWhile(ctx, conns, func(_ int, c *conn, _ uint64) error {
-		c.visit(recent[rand.IntN(len(recent))])
+		c.visit(active[rand.IntN(len(active))])
 		return c.fetch()
 	})
 }
-
-// recentPeople can be asked for within much less than the half minute for which a proxy believes what
-// its store said of a session.
-const recentPeople = 10_000
 
 // visit turns the connection to another person.
 func (c *conn) visit(who person) {
@@ -68,6 +65,7 @@ type scaleOptions struct {
 	common
 	rounds, small, large, bursts int
 	scale                        float64
+	idle                         time.Duration
 }
 
 // An adding is one route that was added.
@@ -81,16 +79,24 @@ type adding struct {
 
 type scaleReport struct {
 	report
-	Small   int      `json:"small"`
-	Large   int      `json:"large"`
-	Added   []adding `json:"added"`
-	Ratio   float64  `json:"cpu_large_by_small"`
-	Stored  float64  `json:"stored_p99_ms"`
-	Served  float64  `json:"served_p99_ms"`
-	StartUp float64  `json:"large_start_seconds"` // from the proxy's launch until it served
+	Small   int                `json:"small"`
+	Large   int                `json:"large"`
+	Added   []adding           `json:"added"`
+	Ratio   float64            `json:"cpu_large_by_small"`       // with as many people active in both
+	Crowd   float64            `json:"cpu_large_by_small_crowd"` // with more of them active in the large one
+	Idle    map[string]float64 `json:"idle_cpu_ms_per_minute"`   // of each proxy, with nobody asking for anything
+	Stored  float64            `json:"stored_p99_ms"`
+	Served  float64            `json:"served_p99_ms"`
+	StartUp float64            `json:"large_start_seconds"` // from the proxy's launch until it served
 }
 
-var crowdMeasure = measure{"crowd", job{Shape: "crowd", Conns: 32, For: 3 * time.Second, Settle: 12 * time.Second}, []figure{perSecond, cpuPer100k}}
+// The two loads of the comparison. In both deployments the same number of people is active in the
+// first, so that the sizes of the tables are all that differs; in the second all of the small
+// deployment's are and a crowd of the large one's, whose data no processor's caches hold.
+var (
+	crowdMeasure = measure{"crowd", job{Shape: "crowd", Conns: 32, For: 3 * time.Second, Settle: 12 * time.Second, Active: 10_000, Everyone: true}, []figure{perSecond, cpuPer100k}}
+	sameMeasure  = measure{"same", job{Shape: "crowd", Conns: 32, For: 3 * time.Second, Settle: 12 * time.Second}, []figure{perSecond, cpuPer100k}}
+)
 
 const atOnce = 50
 
@@ -105,6 +111,7 @@ func runScale(ctx context.Context, args []string, out io.Writer) error {
 	flags.Float64Var(&o.scale, "scale", 1, "times a measurement's usual length")
 	flags.IntVar(&o.small, "small", 100, "people, each with a session and a route, in the small deployment")
 	flags.IntVar(&o.large, "large", 100_000, "likewise, in the large one")
+	flags.DurationVar(&o.idle, "idle", time.Minute, "how long nobody asks for anything")
 	flags.IntVar(&o.bursts, "bursts", 40, "times that 50 routes are added at once, in the large one")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -141,12 +148,19 @@ func (o scaleOptions) compare(ctx context.Context, backend string, r *scaleRepor
 		sides = append(sides, c)
 	}
 	turns := options{common: o.common, scale: o.scale}
+	same := sameMeasure
+	same.job.Active = o.small
 	for round := range o.rounds + 1 {
-		for turn := range sides {
-			if err := turns.turn(ctx, sides[order(len(sides), round, turn)], crowdMeasure, round, turn, &r.report, out); err != nil {
-				return err
+		for _, m := range []measure{crowdMeasure, same} { // the crowd first: the large proxy then knows all sessions
+			for turn := range sides {
+				if err := turns.turn(ctx, sides[order(len(sides), round, turn)], m, round, turn, &r.report, out); err != nil {
+					return err
+				}
 			}
 		}
+	}
+	if r.Idle, err = idleCost(ctx, sides, o.idle); err != nil {
+		return err
 	}
 	large := sides[1].(*carrel) //nolint:forcetypeassert // made above
 	for burst := range o.bursts {
@@ -157,6 +171,33 @@ func (o scaleOptions) compare(ctx context.Context, backend string, r *scaleRepor
 		r.Added = append(r.Added, added...)
 	}
 	return nil
+}
+
+// idleCost is what each proxy's processes use meanwhile, in milliseconds of processor time a minute.
+// Both are looked at over the same time, after what the load left to be told is told.
+func idleCost(ctx context.Context, sides []side, d time.Duration) (map[string]float64, error) {
+	if err := program.Pause(ctx, sameMeasure.job.Settle); err != nil {
+		return nil, err
+	}
+	windows := make([]window, len(sides))
+	for i, s := range sides {
+		var err error
+		if windows[i], err = begin(s.pid()); err != nil {
+			return nil, err
+		}
+	}
+	if err := program.Pause(ctx, d); err != nil {
+		return nil, err
+	}
+	costs := map[string]float64{}
+	for i, s := range sides {
+		r, err := windows[i].end(0)
+		if err != nil {
+			return nil, err
+		}
+		costs[s.name()] = r.CPU / r.Seconds * 60_000
+	}
+	return costs, nil
 }
 
 // addAtOnce takes 50 people's routes away, adds them all at once, and waits until each is led to; with
@@ -245,16 +286,22 @@ func (c *conn) either(first, second string) (bool, error) {
 	return is, err
 }
 
-// sum prints what came out.
-func (r *scaleReport) sum(out io.Writer) {
+// ratioOf is the median over the rounds of the large deployment's CPU per request by the small one's.
+func (r *scaleReport) ratioOf(m measure) float64 {
 	var ratios []float64
 	for _, big := range r.Samples {
 		for _, few := range r.Samples {
-			if big.Round > 0 && big.Round == few.Round && big.Side == fmt.Sprintf("carrel-%d", r.Large) && few.Side == fmt.Sprintf("carrel-%d", r.Small) {
+			if big.Round > 0 && big.Round == few.Round && big.Measure == m.name && few.Measure == m.name &&
+				big.Side == fmt.Sprintf("carrel-%d", r.Large) && few.Side == fmt.Sprintf("carrel-%d", r.Small) {
 				ratios = append(ratios, cpuPer100k.of(big.result)/cpuPer100k.of(few.result))
 			}
 		}
 	}
+	return measured.Median(ratios)
+}
+
+// sum prints what came out.
+func (r *scaleReport) sum(out io.Writer) {
 	var stored, served []time.Duration
 	for _, a := range r.Added {
 		if a.Watched {
@@ -263,8 +310,12 @@ func (r *scaleReport) sum(out io.Writer) {
 			stored = append(stored, time.Duration(a.Stored*float64(time.Millisecond)))
 		}
 	}
-	r.Ratio, r.Stored, r.Served = measured.Median(ratios), milliseconds(stored, 0.99), milliseconds(served, 0.99)
-	fmt.Fprintf(out, "\nCPU per request, %d people by %d      %.2f  at most 1.20  %s\n", r.Large, r.Small, r.Ratio, verdict(r.Ratio <= 1.2))
+	r.Ratio, r.Crowd, r.Stored, r.Served = r.ratioOf(sameMeasure), r.ratioOf(crowdMeasure), milliseconds(stored, 0.99), milliseconds(served, 0.99)
+	fmt.Fprintf(out, "\nCPU per request, %d people by %d, of whom as many are active:  %.2f  at most 1.20  %s\n", r.Large, r.Small, r.Ratio, verdict(r.Ratio <= 1.2))
+	fmt.Fprintf(out, "  the same with %d active in the large one (the processor's caches hold fewer of them):  %.2f\n", min(r.Large, crowdMeasure.job.Active), r.Crowd)
+	for _, n := range []int{r.Small, r.Large} {
+		fmt.Fprintf(out, "CPU of the proxy with nobody there, %d people:  %.0f ms a minute\n", n, r.Idle[fmt.Sprintf("carrel-%d", n)])
+	}
 	fmt.Fprintf(out, "adding a route, %d at once, stored: p50 %.2f ms, p99 %.2f ms  at most 2.00  %s\n", atOnce, milliseconds(stored, 0.5), r.Stored, verdict(r.Stored <= 2))
 	fmt.Fprintf(out, "                            served: p50 %.2f ms, p99 %.2f ms\n", milliseconds(served, 0.5), r.Served)
 }

@@ -45,7 +45,7 @@ func TestLoads(t *testing.T) {
 	for _, j := range []job{
 		{Shape: "http", Conns: 4, For: 50 * time.Millisecond},
 		{Shape: "echo", Conns: 4, For: 50 * time.Millisecond},
-		{Shape: "crowd", Conns: 4, For: 50 * time.Millisecond, Everyone: true},
+		{Shape: "crowd", Conns: 4, For: 50 * time.Millisecond, Everyone: true, Active: 1},
 		{Shape: "crowd", Conns: 4, For: 50 * time.Millisecond, Settle: time.Millisecond},
 		{Shape: "download", Conns: 2, Bodies: 1},
 		{Shape: "upload", Conns: 2, Bodies: 1},
