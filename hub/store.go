@@ -104,6 +104,16 @@ type ServerNames interface {
 	ServerLabels(ctx context.Context) iter.Seq2[string, error]
 }
 
+// Changes tells by one short question whether anything changed that a proxy keeps a copy of: a route,
+// or a server's record. Each such change has a name that no other has, not even one after the store
+// was wiped or went back to an earlier state, and its event says which change it follows: who heard
+// all from one name to another missed nothing between them.
+type Changes interface {
+	// LastChange is the name of the last change (see [Event.Change]); "" when the store has none. What
+	// it names is in the store already, and its event on its way.
+	LastChange(ctx context.Context) (string, error)
+}
+
 // RouteStore keeps what the proxies need.
 type RouteStore interface {
 	// PutRoute publishes a route unless a higher generation is there (Conflict), and publishes [RouteChanged].
@@ -154,6 +164,10 @@ type Event struct {
 	Key      ServerKey    `json:"key,omitzero"`       // RouteChanged, ServerChanged
 	Route    *Route       `json:"route,omitempty"`    // RouteChanged; nil: removed
 	Server   *Server      `json:"server,omitempty"`   // ServerChanged; nil: removed
+
+	// RouteChanged, ServerChanged: the names of this change and of the one before it; see [Changes].
+	Change string `json:"change,omitempty"`
+	After  string `json:"after,omitempty"`
 }
 
 // Events is the subscription side; stores publish.

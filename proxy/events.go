@@ -13,9 +13,6 @@ import (
 const (
 	recheckEvery = 30 * time.Second
 	recheckRetry = time.Second // with the store away
-	routesEvery  = 30 * time.Second
-	routesWithin = 10 * time.Second
-	routesRetry  = 500 * time.Millisecond
 
 	recheckAtOnce = 16 // sessions that the store is asked about
 )
@@ -24,10 +21,14 @@ const (
 // client, so that a sign-out is never behind something slow.
 func (p *Proxy) followEvents(ctx context.Context) {
 	for e := range p.cfg.Events.Subscribe(ctx) {
+		if (e.Kind == hub.RouteChanged || e.Kind == hub.ServerChanged) && !p.chain.hear(e) {
+			ask(p.reload)
+		}
 		switch e.Kind {
 		case hub.Reset:
 			p.sessions.expire()
 			p.tokens.expire()
+			p.chain.begin()
 			ask(p.reload)
 			ask(p.recheck)
 		case hub.SessionsEnded, hub.TokenRevoked:
@@ -64,56 +65,6 @@ func (p *Proxy) leave(old *route) {
 		p.pools.drop(old.Endpoint)
 	}
 	p.tunnels.cutRoute(old.Key, now, reason)
-}
-
-// routesLoop reads the routes and the servers' names after each reconnection, until that succeeds, and
-// now and then: what an event that got lost would have said is noticed so. ready is called after the
-// first reading.
-func (p *Proxy) routesLoop(ctx context.Context, ready func()) {
-	again := time.NewTimer(routesEvery)
-	defer again.Stop()
-	again.Stop() // before the first reconnection an event could be missed
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.reload:
-		case <-again.C:
-		}
-		if err := p.readRoutes(ctx); err != nil {
-			p.cfg.Logger.WarnContext(ctx, "routes not read; those known stay", "error", err)
-			again.Reset(routesRetry)
-			continue
-		}
-		ready()
-		again.Reset(routesEvery)
-	}
-}
-
-func (p *Proxy) readRoutes(ctx context.Context) error {
-	ctx, done := context.WithTimeout(ctx, routesWithin)
-	defer done()
-	p.routes.reading()
-	p.names.reading()
-	read := map[hub.ServerKey]hub.Route{}
-	for r, err := range p.cfg.Routes.Routes(ctx) {
-		if err != nil {
-			return err
-		}
-		read[r.Key] = r
-	}
-	var names []string
-	for label, err := range p.cfg.Names.ServerLabels(ctx) {
-		if err != nil {
-			return err
-		}
-		names = append(names, label)
-	}
-	p.names.replace(names)
-	for _, old := range p.routes.replace(read, time.Now()) {
-		p.leave(old)
-	}
-	return nil
 }
 
 // recheckLoop looks again at the sessions of open tunnels, whose life may be over, and tidies up. What

@@ -103,7 +103,7 @@ func newWorld(t testing.TB, s setup) *world {
 	must(t, err)
 	t.Cleanup(func() { w.store.Close() })
 	cfg := Config{
-		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Events: w.store,
+		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Changes: w.store, Events: w.store,
 		AdminAccess: s.admin, RedisGrace: s.grace, Statics: s.statics, Drain: testDrain, Logger: logger,
 		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, w.edgeGot.handler("edge")),
 	}

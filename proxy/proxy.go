@@ -34,6 +34,7 @@ type Config struct {
 	Users           hub.UserStore
 	Routes          hub.RouteStore
 	Names           hub.ServerNames
+	Changes         hub.Changes
 	Events          hub.Events
 	AdminAccess     bool           // administrators may open others' servers, where the origins let them
 	TrustedProxies  []netip.Prefix // whose X-Forwarded-For counts
@@ -56,6 +57,7 @@ type Proxy struct {
 	cfg      Config
 	routes   routeTable
 	names    nameTable
+	chain    chain
 	sessions *cache[hub.Session]
 	tokens   *cache[permit]
 	tunnels  tunnels
@@ -77,7 +79,7 @@ type Proxy struct {
 // New checks the configuration; it starts nothing.
 func New(cfg Config) (*Proxy, error) {
 	if cfg.Keyring == nil || cfg.Sessions == nil || cfg.Tickets == nil || cfg.Tokens == nil || cfg.Users == nil ||
-		cfg.Routes == nil || cfg.Names == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
+		cfg.Routes == nil || cfg.Names == nil || cfg.Changes == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
 		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
 	}
 	p := &Proxy{

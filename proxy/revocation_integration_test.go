@@ -61,7 +61,7 @@ func newPair(t *testing.T) *pair {
 	for i := range p.proxies {
 		store := p.store(p.way.from)
 		p.proxies[i], err = New(Config{
-			Origins: p.origins, Keyring: keys.ForProxy(), Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
+			Origins: p.origins, Keyring: keys.ForProxy(), Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
 			RedisGrace: 5 * time.Minute, Drain: testDrain, Logger: slog.New(slog.DiscardHandler), Hub: none, Edge: none,
 		})
 		must(t, err)

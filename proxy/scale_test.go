@@ -33,7 +33,7 @@ func manyPeople(b testing.TB, n int) *Proxy {
 	must(b, err)
 	store := hubtest.NewStore()
 	p, err := New(Config{
-		Origins: origins, Keyring: keys.ForProxy(), Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
+		Origins: origins, Keyring: keys.ForProxy(), Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
 		RedisGrace: time.Hour, Drain: testDrain, Logger: slog.New(slog.DiscardHandler), Hub: endpoint(b, "http://127.0.0.1:1"), Edge: endpoint(b, "http://127.0.0.1:1"),
 	})
 	must(b, err)

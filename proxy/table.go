@@ -92,6 +92,13 @@ func (t *routeTable) reading() {
 	t.changed = map[hub.ServerKey]bool{}
 }
 
+// lacking tells whether routes are kept that the store lacked when it was read.
+func (t *routeTable) lacking() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.missing) > 0
+}
+
 // replace makes the table that of the store as it was read, and returns the routes that went.
 func (t *routeTable) replace(read map[hub.ServerKey]hub.Route, now time.Time) []*route {
 	t.mu.Lock()

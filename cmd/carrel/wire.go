@@ -270,7 +270,7 @@ func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Pr
 		challenge = certificates.HTTPChallenge
 	}
 	p, err := proxy.New(proxy.Config{
-		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Events: store,
+		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
 		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 		Access: h.access,
 	})

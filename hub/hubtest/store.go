@@ -20,6 +20,7 @@ type Store struct {
 	boxes    map[*mailbox]struct{}
 	revision uint64 // never given twice, even to a record that was deleted and made again
 	holder   uint64 // of leases
+	changes  uint64 // that were named
 
 	data
 }
@@ -37,6 +38,7 @@ type data struct {
 	routes      map[hub.ServerKey]hub.Route
 	activity    map[hub.ServerKey]time.Time
 	leases      map[string]kept[uint64]
+	change      string // the last one's name
 }
 
 // kept is a value with an end.
@@ -56,6 +58,7 @@ var (
 	_ hub.ServerStore    = (*Store)(nil)
 	_ hub.ServerNames    = (*Store)(nil)
 	_ hub.RouteStore     = (*Store)(nil)
+	_ hub.Changes        = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )

@@ -2,6 +2,7 @@ package hubtest
 
 import (
 	"context"
+	"fmt"
 	"iter"
 
 	"carrel/hub"
@@ -33,7 +34,7 @@ func (s *Store) PutServer(ctx context.Context, x hub.Server) (hub.Server, error)
 		s.servers[x.Key] = copied(x)
 		told := x
 		told.LogTail = nil
-		s.tell(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})
+		s.tellChange(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})
 		return nil
 	})
 	if err != nil {
@@ -51,7 +52,7 @@ func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 			return conflict(op, "this server's record changed meanwhile")
 		}
 		delete(s.servers, x.Key)
-		s.tell(hub.Event{Kind: hub.ServerChanged, Key: x.Key})
+		s.tellChange(hub.Event{Kind: hub.ServerChanged, Key: x.Key})
 		return nil
 	})
 }
@@ -86,6 +87,23 @@ func (s *Store) ServerLabels(ctx context.Context) iter.Seq2[string, error] {
 	})
 }
 
+// tellChange names a change, and tells of it. It is called with the lock held.
+func (s *Store) tellChange(e hub.Event) {
+	s.changes++
+	e.Change, e.After = fmt.Sprint("change-", s.changes), s.change
+	s.change = e.Change
+	s.tell(e)
+}
+
+// LastChange implements [hub.Changes].
+func (s *Store) LastChange(ctx context.Context) (last string, err error) {
+	err = s.do(ctx, "LastChange", func() error {
+		last = s.change
+		return nil
+	})
+	return last, err
+}
+
 // PutRoute implements [hub.RouteStore].
 func (s *Store) PutRoute(ctx context.Context, r hub.Route) error {
 	const op = "PutRoute"
@@ -94,7 +112,7 @@ func (s *Store) PutRoute(ctx context.Context, r hub.Route) error {
 			return conflict(op, "a newer start of this server has a route")
 		}
 		s.routes[r.Key] = r
-		s.tell(hub.Event{Kind: hub.RouteChanged, Key: r.Key, Route: &r})
+		s.tellChange(hub.Event{Kind: hub.RouteChanged, Key: r.Key, Route: &r})
 		return nil
 	})
 }
@@ -106,7 +124,7 @@ func (s *Store) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Genera
 			return nil
 		}
 		delete(s.routes, key)
-		s.tell(hub.Event{Kind: hub.RouteChanged, Key: key})
+		s.tellChange(hub.Event{Kind: hub.RouteChanged, Key: key})
 		return nil
 	})
 }

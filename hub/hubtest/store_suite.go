@@ -21,6 +21,7 @@ type FullStore interface {
 	hub.ServerStore
 	hub.ServerNames
 	hub.RouteStore
+	hub.Changes
 	hub.Leases
 	hub.Events
 }
@@ -39,6 +40,7 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 	t.Run("servers", func(t *testing.T) { Servers(t, func(tb testing.TB) hub.ServerStore { return one(tb) }) })
 	t.Run("server names", func(t *testing.T) { ServerNames(t, func(tb testing.TB) NamedServerStore { return one(tb) }) })
 	t.Run("routes", func(t *testing.T) { Routes(t, func(tb testing.TB) hub.RouteStore { return one(tb) }) })
+	t.Run("changes", func(t *testing.T) { Changes(t, func(tb testing.TB) FullStore { return one(tb) }) })
 	t.Run("leases", func(t *testing.T) { Leases(t, func(tb testing.TB) hub.Leases { return one(tb) }) })
 	t.Run("events", func(t *testing.T) { Events(t, open) })
 	t.Run("contexts", func(t *testing.T) { contexts(t, one) })
@@ -90,6 +92,7 @@ func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
 			return s.RecordActivity(ctx, []hub.Activity{{Key: key, Last: time.Now()}})
 		}},
 		{"Activities", func(ctx context.Context) error { _, err := collect(s.Activities(ctx)); return err }},
+		{"LastChange", func(ctx context.Context) error { _, err := s.LastChange(ctx); return err }},
 		{"Acquire", func(ctx context.Context) error { _, err := s.Acquire(ctx, "calls", time.Hour); return err }},
 	}
 	return func(yield func(string, func(context.Context) error) bool) {

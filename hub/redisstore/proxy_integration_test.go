@@ -93,7 +93,7 @@ func TestProxyRights(t *testing.T) {
 			"KEYS *", "SCAN 0", "RANDOMKEY", "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "SHUTDOWN", "ACL LIST", "ACL WHOAMI",
 			"MONITOR", "REPLICAOF 127.0.0.1 1", "MODULE LIST", "SAVE", "BGSAVE", "BGREWRITEAOF", "SCRIPT FLUSH", "SCRIPT KILL", "FUNCTION LIST", "INFO", "DBSIZE", "CLIENT LIST", "CLIENT PAUSE 1", "CLIENT KILL TYPE pubsub",
 			"PUBLISH carrel:private:events x", "SUBSCRIBE other", "PSUBSCRIBE *", "GET carrel:other:user:alice", "SET carrel:private:user:alice x", "SET other x",
-			"DEL carrel:private:users", "GET carrel:private:tomb:x", "ZADD carrel:private:routes 0 x", "ZADD carrel:private:servers 0 x", "ZREM carrel:private:servers alice", "GET carrel:private:server:alice", "SET carrel:private:session:x y", "GETDEL carrel:private:session:x", "PEXPIRE carrel:private:session:x 1", "ZADD carrel:private:sessions 1 x", "DEL carrel:private:seen:x", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
+			"DEL carrel:private:users", "GET carrel:private:tomb:x", "ZADD carrel:private:routes 0 x", "ZADD carrel:private:servers 0 x", "SET carrel:private:change x", "GETDEL carrel:private:change", "ZREM carrel:private:servers alice", "GET carrel:private:server:alice", "SET carrel:private:session:x y", "GETDEL carrel:private:session:x", "PEXPIRE carrel:private:session:x 1", "ZADD carrel:private:sessions 1 x", "DEL carrel:private:seen:x", "GET carrel:private:schema", "MIGRATE 127.0.0.1 1 x 0 1", "RESTORE x 0 y", "SWAPDB 0 1", "SELECT 1", "SORT x", "OBJECT ENCODING x",
 		} {
 			var args []any
 			for _, word := range strings.Fields(command) {
@@ -156,7 +156,10 @@ func enoughRights(t *testing.T, hubs, proxys *Store, hash func(string) hub.Secre
 	hear(t, events, hub.RouteChanged)
 	_, err = hubs.PutServer(ctx, hub.Server{Key: named})
 	must(t, err)
-	hear(t, events, hub.ServerChanged)
+	e := hear(t, events, hub.ServerChanged)
+	if last, err := proxys.LastChange(ctx); err != nil || last == "" || last != e.Change {
+		t.Errorf("the last change is %q (%v), and that of the last event %q", last, err, e.Change)
+	}
 	ended, err := hubs.EndSessions(ctx, hub.SessionQuery{Hash: parent.Hash})
 	must(t, err)
 	if len(ended) != 3 {

@@ -11,20 +11,18 @@ import (
 	"carrel/hub"
 )
 
-// Keys of servers: "server:<label>" and the index "servers"; "generation:<label>" a counter. Keys
-// of routes: "route:<label>" and the index "routes"; "activity" a sorted set of server keys by unix
-// milliseconds. A record's revision and a route's generation stand first in their values, where the
-// scripts find them before any text of a person's.
+// Keys of servers: "server:<label>" and the index "servers"; "generation:<label>" a counter. A record's
+// revision stands first in its value, where the scripts find it before any text of a person's.
 
-// putServer: KEYS server, servers, channel; ARGV expected revision, value, label, event.
-var putServer = redis.NewScript(`
+// putServer: KEYS server, servers, channel, change; ARGV expected revision, value, label, event, change.
+var putServer = redis.NewScript(tell + `
 local have = redis.call('GET', KEYS[1])
 local rev = '0'
 if have then rev = string.match(have, '"revision":(%d+)') end
 if rev ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[2], 0, ARGV[3])
-redis.call('PUBLISH', KEYS[3], ARGV[4])
+tell(KEYS[3], KEYS[4], ARGV[4], ARGV[5])
 return 1`)
 
 // PutServer implements [hub.ServerStore]. A record's first revision is the time, so that whoever
@@ -39,8 +37,9 @@ func (s *Store) PutServer(ctx context.Context, x hub.Server) (hub.Server, error)
 	told := x
 	told.LogTail = nil
 	value := encode(storedServer{x.Revision, x})
-	n, err := putServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.channel()},
-		expected, value, label, encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})).Int()
+	event := changed(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})
+	n, err := putServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.channel(), s.key("change")},
+		expected, value, label, encode(event), event.Change).Int()
 	if err != nil {
 		return hub.Server{}, s.fail("write server", err)
 	}
@@ -62,21 +61,23 @@ func (s *Store) Server(ctx context.Context, key hub.ServerKey) (hub.Server, erro
 	return v.Server, err
 }
 
-// deleteServer: KEYS server, servers, activity, channel; ARGV expected revision, label, key, event.
-var deleteServer = redis.NewScript(`
+// deleteServer: KEYS server, servers, activity, channel, change; ARGV expected revision, label, key,
+// event, change.
+var deleteServer = redis.NewScript(tell + `
 local have = redis.call('GET', KEYS[1])
 if not have or string.match(have, '"revision":(%d+)') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], ARGV[3])
-redis.call('PUBLISH', KEYS[4], ARGV[4])
+tell(KEYS[4], KEYS[5], ARGV[4], ARGV[5])
 return 1`)
 
 // DeleteServer implements [hub.ServerStore].
 func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 	label := x.Key.Label()
-	n, err := deleteServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.key("activity"), s.channel()},
-		strconv.FormatUint(x.Revision, 10), label, encode(x.Key), encode(hub.Event{Kind: hub.ServerChanged, Key: x.Key})).Int()
+	event := changed(hub.Event{Kind: hub.ServerChanged, Key: x.Key})
+	n, err := deleteServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.key("activity"), s.channel(), s.key("change")},
+		strconv.FormatUint(x.Revision, 10), label, encode(x.Key), encode(event), event.Change).Int()
 	if err != nil {
 		return s.fail("delete server", err)
 	}
@@ -118,94 +119,6 @@ func (s *Store) ServerLabels(ctx context.Context) iter.Seq2[string, error] {
 		}
 		for _, l := range labels {
 			if !yield(l, nil) {
-				return
-			}
-		}
-	}
-}
-
-// putRoute: KEYS route, routes, channel; ARGV generation, value, label, event.
-var putRoute = redis.NewScript(`
-local have = redis.call('GET', KEYS[1])
-if have and tonumber(string.match(have, '"generation":(%d+)')) > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('ZADD', KEYS[2], 0, ARGV[3])
-redis.call('PUBLISH', KEYS[3], ARGV[4])
-return 1`)
-
-type storedRoute struct {
-	Generation hub.Generation `json:"generation"`
-	Route      hub.Route      `json:"route"`
-}
-
-// PutRoute implements [hub.RouteStore].
-func (s *Store) PutRoute(ctx context.Context, r hub.Route) error {
-	label := r.Key.Label()
-	n, err := putRoute.Run(ctx, s.rdb, []string{s.key("route", label), s.key("routes"), s.channel()},
-		uint64(r.Generation), encode(storedRoute{r.Generation, r}), label, encode(hub.Event{Kind: hub.RouteChanged, Key: r.Key, Route: &r})).Int()
-	if err != nil {
-		return s.fail("publish route", err)
-	}
-	if n == 0 {
-		return conflict("publish route", "a newer start of this server has a route")
-	}
-	return nil
-}
-
-// deleteRoute: KEYS route, routes, channel; ARGV generation, label, event.
-var deleteRoute = redis.NewScript(`
-local have = redis.call('GET', KEYS[1])
-if not have or tonumber(string.match(have, '"generation":(%d+)')) > tonumber(ARGV[1]) then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[2])
-redis.call('PUBLISH', KEYS[3], ARGV[3])
-return 1`)
-
-// DeleteRoute implements [hub.RouteStore].
-func (s *Store) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Generation) error {
-	label := key.Label()
-	err := deleteRoute.Run(ctx, s.rdb, []string{s.key("route", label), s.key("routes"), s.channel()},
-		uint64(g), label, encode(hub.Event{Kind: hub.RouteChanged, Key: key})).Err()
-	return s.fail("remove route", err)
-}
-
-// Routes implements [hub.RouteStore].
-func (s *Store) Routes(ctx context.Context) iter.Seq2[hub.Route, error] {
-	return func(yield func(hub.Route, error) bool) {
-		for v, err := range list[storedRoute](ctx, s, "list routes", s.key("routes"), "route") {
-			if !yield(v.Route, err) {
-				return
-			}
-		}
-	}
-}
-
-// RecordActivity implements [hub.RouteStore].
-func (s *Store) RecordActivity(ctx context.Context, acts []hub.Activity) error {
-	if len(acts) == 0 {
-		return nil
-	}
-	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, a := range acts {
-			p.ZAddGT(ctx, s.key("activity"), redis.Z{Score: float64(a.Last.UnixMilli()), Member: encode(a.Key)})
-		}
-		return nil
-	})
-	return s.fail("record activity", err)
-}
-
-// Activities implements [hub.RouteStore].
-func (s *Store) Activities(ctx context.Context) iter.Seq2[hub.Activity, error] {
-	return func(yield func(hub.Activity, error) bool) {
-		entries, err := s.rdb.ZRangeWithScores(ctx, s.key("activity"), 0, -1).Result()
-		if err != nil {
-			yield(hub.Activity{}, s.fail("list activity", err))
-			return
-		}
-		for _, z := range entries {
-			member, _ := z.Member.(string)
-			key, err := decode[hub.ServerKey]("list activity", member)
-			if !yield(hub.Activity{Key: key, Last: time.UnixMilli(int64(z.Score))}, err) || err != nil {
 				return
 			}
 		}

@@ -120,6 +120,8 @@ func (s *several) Activities(ctx context.Context) iter.Seq2[hub.Activity, error]
 	return s.pick().Activities(ctx)
 }
 
+func (s *several) LastChange(ctx context.Context) (string, error) { return s.pick().LastChange(ctx) }
+
 func (s *several) Acquire(ctx context.Context, name string, ttl time.Duration) (hub.Lease, error) {
 	return s.pick().Acquire(ctx, name, ttl)
 }

@@ -66,6 +66,7 @@ var (
 	_ hub.ServerStore    = (*Store)(nil)
 	_ hub.ServerNames    = (*Store)(nil)
 	_ hub.RouteStore     = (*Store)(nil)
+	_ hub.Changes        = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )

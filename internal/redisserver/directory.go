@@ -93,14 +93,14 @@ timeout 0
 
 // users are the ACL: nobody without a name; the hub everything but what could end or rewire the
 // server beyond its use; the proxy only what carrying requests takes: read people, tokens, routes,
-// servers' names and sessions, take tickets, open sessions of notebook hosts, record activity and use,
+// servers' names, which change was the last, and sessions, take tickets, open sessions of notebook hosts, record activity and use,
 // hear events. Package redisstore tells what each key is, and what a proxy can still do with these. Of CLIENT it
 // has nothing that shows or touches others' connections (what an older Redis does not know can't be
 // named).
 func (s *Server) users() string {
 	p := s.cfg.Prefix
 	var keys strings.Builder
-	for _, k := range []string{"user:*", "token:*", "route:*", "routes", "servers", "session:*"} {
+	for _, k := range []string{"user:*", "token:*", "route:*", "routes", "servers", "change", "session:*"} {
 		keys.WriteString(" %R~" + p + k)
 	}
 	for _, k := range []string{"seen:*", "child:*", "children:*", "ticket:*", "activity"} {
