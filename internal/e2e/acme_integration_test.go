@@ -19,6 +19,7 @@ import (
 // its first use; hosts of nobody get none. The proxy, which faces the network, can read none of the
 // account's and the certificates' keys.
 func TestACME(t *testing.T) {
+	t.Parallel()
 	port := program.FreePort()
 	server := acmetest.Start(t, port, program.FreePort(), time.Hour)
 	d := deploy(t, options{notReady: true, publicURL: fmt.Sprintf("https://localhost:%d/", port), port: port, extra: fmt.Sprintf(

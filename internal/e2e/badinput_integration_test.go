@@ -86,6 +86,7 @@ func TestPortInUse(t *testing.T) {
 
 // Parts that do not answer at the start are waited for with a clear line, and doctor says the same.
 func TestWaitsForParts(t *testing.T) {
+	t.Parallel()
 	for part, c := range map[string]struct{ extra, bad, good string }{
 		"Docker": {"spawner:\n  docker:\n    host: unix:///nonexistent/docker.sock\n", "unix:///nonexistent/docker.sock", "unix:///var/run/docker.sock"},
 		"Redis":  {"redis:\n  url: redis://127.0.0.1:1/0\n", "redis://127.0.0.1:1/0", `""`},
@@ -111,6 +112,7 @@ func TestWaitsForParts(t *testing.T) {
 
 // A provider that is away keeps nobody from starting the hub: whoever signs in is told, with a way on.
 func TestProviderAway(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: `
 oidc:
   providers:
@@ -130,6 +132,7 @@ oidc:
 // What a browser or program may send, and a person may choose, that is wrong: each gets a clear
 // answer, and the hub goes on.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: `
 spawner:
   start_timeout: 8s

@@ -59,6 +59,7 @@ func (d *deployment) serial() int64 {
 // A renewed certificate is served without a restart, and nobody is dropped; one that does not fit
 // its key is told of and not served.
 func TestCertificateRenewed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	writeCertificate(t, dir, 1)
 	d := deploy(t, options{notReady: true, publicURL: "https://localhost:PORT/", extra: fmt.Sprintf("tls: {cert_file: %s/cert.pem, key_file: %s/key.pem}\nspawner:\n  kernel_check: false\n", dir, dir)})

@@ -16,6 +16,7 @@ import (
 // An open tab alone keeps no server, a kernel that computes does without a tab, and whoever is
 // warned in JupyterLab can keep theirs.
 func TestCulling(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: peopleNamed(3) + `
 spawner:
   kernel_check: false

@@ -175,6 +175,7 @@ func (d *dockerd) destroy() {
 // A dockerd that is restarted, or killed, with live-restore takes nothing away. A dockerd killed
 // together with carrel neither.
 func TestKillsOfDocker(t *testing.T) {
+	t.Parallel()
 	if !ownNetwork(t) {
 		return
 	}
@@ -225,6 +226,7 @@ func startsAndStops(t *testing.T, d *deployment, p *person) {
 
 // Without live-restore, kernels end with dockerd: the page says so, and a start brings files back.
 func TestDockerWithoutLiveRestore(t *testing.T) {
+	t.Parallel()
 	if !ownNetwork(t) {
 		return
 	}

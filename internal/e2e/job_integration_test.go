@@ -16,6 +16,7 @@ import (
 // The main job over HTTP: sign in, start, run a cell, leave, come back to one's files; and all that
 // must be refused on the way.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	alice, bob := d.person("alice"), d.person("bob")
 
@@ -138,6 +139,7 @@ func testSignOutCuts(t *testing.T, alice *person) {
 
 // What an administrator sees and may do.
 func TestAdministrator(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	admin, alice := d.person("admin"), d.person("alice")
 	admin.signIn()
@@ -164,6 +166,7 @@ func TestAdministrator(t *testing.T) {
 
 // A token does what its scopes say, by path on the hub's host, and nothing when revoked.
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	alice := d.person("alice")
 	alice.signIn()

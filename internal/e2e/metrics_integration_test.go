@@ -81,6 +81,7 @@ func metricsByToken(t *testing.T, d *deployment, admin *person) {
 
 // TestMetrics scrapes both processes after people did things.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	hubPort, proxyPort := program.FreePort(), program.FreePort()
 	d := deploy(t, options{extra: fmt.Sprintf("metrics: {listen: \"127.0.0.1:%d\", proxy_listen: \"127.0.0.1:%d\"}\nlog: {access: all, access_format: combined}", hubPort, proxyPort)})
 	hubAt, proxyAt := fmt.Sprintf("http://127.0.0.1:%d/metrics", hubPort), fmt.Sprintf("http://127.0.0.1:%d/metrics", proxyPort)

@@ -42,6 +42,7 @@ func (p *person) serverIs(name, state string) bool {
 // A named server that is stopped keeps its address: whoever comes to it is led to start that one, and
 // never to the default server, which runs all the while; across restarts of the proxy too.
 func TestNamedServers(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	alice := d.person("alice")
 	alice.signIn()

@@ -47,6 +47,7 @@ func guideNginx(t *testing.T, port, back int, certificates string) string {
 // Behind a real nginx, configured as the operator guide says, everything works as in front: pages,
 // the kernel's websocket, the progress that comes as it happens, uploads.
 func TestBehindNginx(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	writeCertificate(t, dir, 1)
 	port := program.FreePort()

@@ -33,6 +33,7 @@ func (d *deployment) rewrite(marker, text string) {
 // A changed configuration counts without a restart, on SIGHUP and by itself; a bad one is told of
 // and changes nothing.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	const profile = "  - {name: small, default: true, title: Small, cpu: 1, memory: 512MiB, disk: 64MiB}\n"
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\nprofiles:\n" + profile})
 	alice := d.person("alice")
@@ -69,6 +70,7 @@ func TestReload(t *testing.T) {
 
 // Hub and proxy as services of their own: either may be stopped, or killed, while a notebook runs.
 func TestHubAndProxyApart(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{notReady: true, command: "hub", extra: "spawner:\n  kernel_check: false\n"})
 	proxy := startProxy(t, d)
 	d.waitReady()

@@ -16,6 +16,7 @@ import (
 // The configuration's own words for it lead from HTTP to HTTPS, and take the PROXY protocol where it
 // is told to: from the trusted alone, whose word on the client's address is in the log.
 func TestRedirectAndPROXY(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	writeCertificate(t, dir, 1)
 	redirect := program.FreePort()

@@ -13,6 +13,7 @@ import (
 // A home whose configuration breaks the server: the start fails with the server's last lines, and a
 // safe start leaves the configuration aside, so that its owner can mend it.
 func TestSafeStart(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n  start_timeout: 30s\n"})
 	alice := d.person("alice")
 	alice.signIn()

@@ -213,6 +213,7 @@ var mainScript = regexp.MustCompile(`static/lab/main\.[0-9a-f]{16,}\.js`)
 
 // A home whose JupyterLab is not the image's gets its own files, though they have the image's names.
 func TestStaticFilesOfTheHome(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n"})
 	d.awaitStatics()
 	alice := d.person("alice")

@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 )
 
 // Each deployment copies the static files of its image once, which takes the machine a while. Those of
 // one that ended are lent to those that come after it.
+var sharing sync.Mutex // tests run side by side
 
 func (d *deployment) statics() string { return filepath.Join(d.dir, "state", "static") }
 
@@ -17,6 +19,8 @@ func sharedStatics() string { return filepath.Join(filepath.Dir(binary), "static
 
 // borrowStatics gives a new deployment what an earlier one kept.
 func (d *deployment) borrowStatics() {
+	sharing.Lock()
+	defer sharing.Unlock()
 	if _, err := os.Stat(sharedStatics()); err != nil {
 		return // it is the first
 	}
@@ -30,6 +34,8 @@ func (d *deployment) borrowStatics() {
 
 // lendStatics keeps what a deployment made, if it came to its end: a directory is whole once it has its name.
 func (d *deployment) lendStatics() {
+	sharing.Lock()
+	defer sharing.Unlock()
 	made, err := filepath.Glob(filepath.Join(d.statics(), "*", "index.json"))
 	if _, have := os.Stat(sharedStatics()); err != nil || len(made) == 0 || have == nil {
 		return

@@ -15,6 +15,7 @@ import (
 
 // Behind a proxy that ends TLS, and below a base path, everything works as in front.
 func TestBehindTLSAndBasePath(t *testing.T) {
+	t.Parallel()
 	front := httptest.NewUnstartedServer(nil)
 	frontPort := front.Listener.Addr().(*net.TCPAddr).Port
 	d := deploy(t, options{publicURL: fmt.Sprintf("https://localhost:%d/carrel/", frontPort), extra: "trusted_proxies: [127.0.0.1/32]"})

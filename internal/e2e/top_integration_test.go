@@ -105,6 +105,7 @@ func (p *pty) screen() string {
 
 // TestTop watches a server whose owner works: on the host, from elsewhere with a token, on a terminal.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n"})
 	alice, admin := d.person("alice"), d.person("admin")
 	alice.signIn()

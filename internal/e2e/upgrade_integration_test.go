@@ -219,6 +219,7 @@ func (e *edge) children() (list []int) {
 
 // An upgrade that can't succeed changes nothing, and says why.
 func TestUpgradeThatFails(t *testing.T) {
+	t.Parallel()
 	e := newEdge(t, "")
 	e.start(nil)
 	e.note("READY")
@@ -257,6 +258,7 @@ func TestUpgradeThatFails(t *testing.T) {
 
 // SIGTERM: not ready first, then what is under way ends well, and websockets are told, by a deadline.
 func TestStopped(t *testing.T) {
+	t.Parallel()
 	e := newEdge(t, "proxy: {drain_notice: 1s, drain_timeout: 5s, drain_spread: 500ms}")
 	cmd := e.start(nil)
 	e.note("READY")
@@ -300,6 +302,7 @@ func TestStopped(t *testing.T) {
 // systemd's sockets are listened on, an upgrade hands them on, and what connects while no process is
 // there waits for the next. They are passed by hand, as sd_listen_fds(3) says.
 func TestSocketActivation(t *testing.T) {
+	t.Parallel()
 	e := newEdge(t, "")
 	l, err := net.Listen("tcp", e.address())
 	if err != nil {

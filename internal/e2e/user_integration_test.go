@@ -12,6 +12,7 @@ import (
 
 // A name is given to another account and back: whoever has it not is refused, and the home stays.
 func TestRebind(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n"})
 	alice := d.person("alice")
 	alice.signIn()

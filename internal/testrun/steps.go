@@ -164,9 +164,10 @@ func (r *runner) tagged(ctx context.Context, name string, wanted kind) (string, 
 	if len(pkgs) == 0 {
 		return "", fmt.Errorf("no %s tests were found", name)
 	}
-	// One package at a time: each starts programs, and waits for them with deadlines.
+	// One package at a time: each starts programs, and waits for them with deadlines. The tests that may
+	// run side by side wait for the most part.
 	args := append([]string{
-		"-race", "-tags", "integration", "-p", "1", "-timeout", "25m",
+		"-race", "-tags", "integration", "-p", "1", "-parallel", "3", "-timeout", "25m",
 		"-run", "^(" + strings.Join(tests, "|") + ")$",
 	}, pkgs...)
 	return r.goTest(ctx, name, args...)
