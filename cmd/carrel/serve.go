@@ -113,9 +113,10 @@ func serve(ctx context.Context, f *flags, withProxy bool) (err error) {
 		return err
 	}
 	redisStage.end(redisserver.ErrLeft)
-	hubStage.end(proxy.ErrSucceeded)
-	release()
+	var ends sync.WaitGroup // a call of the hub's that takes its time keeps no tab from being told
+	ends.Go(func() { hubStage.end(proxy.ErrSucceeded); release() })
 	proxyStage.end(proxy.ErrSucceeded)
+	ends.Wait()
 	return nil
 }
 
