@@ -135,7 +135,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, options{extra: `
 spawner:
-  start_timeout: 8s
+  start_timeout: 20s
 profiles:
   - {name: small, default: true, title: Small, cpu: 1, memory: 512MiB, disk: 64MiB, network: none}
   - {name: wrong-image, title: Wrong image, image: "carrel.invalid/no-such-image:1", cpu: 1, memory: 256MiB}
