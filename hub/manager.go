@@ -41,6 +41,7 @@ type Manager struct {
 	census  *census
 	wake    chan struct{} // asks Run for a reconciliation now
 	spent   chan struct{} // a slot was claimed
+	arrived arrivals      // starts that a slot would serve
 
 	mu      sync.Mutex
 	flights map[ServerKey]*flight

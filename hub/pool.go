@@ -73,12 +73,13 @@ func (m *Manager) starting() bool {
 	return false
 }
 
-// slotWants is what the policy asks for.
+// slotWants is what the policy asks for at this time.
 func (m *Manager) slotWants() []SlotWant {
 	var wants []SlotWant
+	now := time.Now()
 	for _, p := range m.cfg.Policy().Profiles {
-		if p.Spare > 0 {
-			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: p.Spare})
+		if n := p.Spare.Wanted(now, m.arrived.count(p.Name, now)); n > 0 {
+			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: n})
 		}
 	}
 	return wants
@@ -87,6 +88,7 @@ func (m *Manager) slotWants() []SlotWant {
 // obtain has the driver make the server: of a slot that waits, or cold. warm tells which.
 func (m *Manager) obtain(ctx context.Context, spec Spec, warm bool) (h Handle, wasSlot bool, err error) {
 	if m.slots != nil && warm {
+		m.arrived.add(spec.Profile, time.Now())
 		h, err = m.slots.ClaimSlot(ctx, spec)
 		if err == nil {
 			select {

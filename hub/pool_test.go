@@ -69,7 +69,7 @@ func withPool(t *testing.T, test func(*testing.T, *world)) {
 	t.Helper()
 	inWorld(t, func(t *testing.T, w *world) {
 		w.pool = &pool{}
-		w.setPolicy(func(p *hub.Policy) { p.Profiles[0].Spare = 2 })
+		w.setPolicy(func(p *hub.Policy) { p.Profiles[0].Spare.Always = 2 })
 		test(t, w)
 	})
 }

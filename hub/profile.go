@@ -63,7 +63,7 @@ type Profile struct {
 	Groups      []string          `json:"groups,omitempty"` // … or groups; both empty: everyone
 	Cull        CullRule          `json:"cull"`
 	DefaultURL  string            `json:"default_url"` // "/lab"
-	Spare       int               `json:"spare"`       // servers that wait, started, for whoever wants one next
+	Spare       Spare             `json:"-"`           // servers that wait, started, for whoever wants one next
 }
 
 // CullRule says when a server of a profile ends by itself; zero durations switch a rule off.

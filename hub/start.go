@@ -178,7 +178,7 @@ func (m *Manager) raise(ctx context.Context, f *flight, rec Server) (Server, err
 	}
 	m.steps.add(rec.Key, Progress{Step: "create", Message: "Preparing your server", Percent: 10})
 	spec := m.spec(rec, profile)
-	handle, wasSlot, err := m.create(ctx, f, spec, profile.Spare > 0)
+	handle, wasSlot, err := m.create(ctx, f, spec, profile.Spare.Any())
 	if err != nil {
 		return rec, err
 	}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // schedules name time zones, which a small system may not have
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"

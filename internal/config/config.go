@@ -183,7 +183,18 @@ type Profile struct {
 	Groups      []string          `yaml:"groups" doc:"Groups whose members may use it."`
 	DefaultURL  string            `yaml:"default_url" doc:"Page that opens."`
 	Spare       int               `yaml:"spare" doc:"Servers kept started and nobody's, so that whoever wants one next has it at once; each takes some 100 MiB. Carrel's kernel image, as root, only."`
+	SpareMax    int               `yaml:"spare_max" doc:"Keep ready as many as people started in the last two minutes, but no more than this; 0: spare alone counts."`
+	SpareAt     []SpareAt         `yaml:"spare_at" doc:"More to keep ready at given times, such as before a class."`
 	Cull        Cull              `yaml:"cull" doc:"When a server of this profile ends by itself."`
+}
+
+// SpareAt is a time with servers kept ready for it.
+type SpareAt struct {
+	Spare    int      `yaml:"spare" doc:"Servers kept ready then."`
+	Days     []string `yaml:"days" doc:"Days of the week, mon to sun; empty: every day."`
+	From     string   `yaml:"from" doc:"When it begins, such as \"09:45\"."`
+	Until    string   `yaml:"until" doc:"When it ends; not after from: on the next day."`
+	TimeZone string   `yaml:"time_zone" doc:"Whose clock that is, by its IANA name, such as Europe/Berlin."`
 }
 
 // Mount is a host path.
@@ -316,7 +327,7 @@ func (p Profile) resolve(kernelImage string) hub.Profile {
 		Name: p.Name, Title: p.Title, Description: p.Description, Default: p.Default, Image: p.Image, Command: p.Command,
 		Limits:  hub.Limits{CPUs: p.CPU, Memory: int64(p.Memory), Disk: int64(p.Disk), Inodes: int64(p.Inodes), Shm: int64(p.Shm), Tmp: int64(p.Tmp), PIDs: int64(p.PIDs), Files: int64(p.Files)},
 		Network: hub.NetworkMode(p.Network), Env: p.Env, UID: p.UID, GID: p.GID, Home: p.Home, Users: p.Users, Groups: p.Groups, HomeKind: hub.HomeKind(p.HomeKind),
-		Cull: p.Cull.rule(), DefaultURL: p.DefaultURL, Spare: p.Spare,
+		Cull: p.Cull.rule(), DefaultURL: p.DefaultURL, Spare: p.spares(),
 	}
 	if r.Image == "" {
 		r.Image = kernelImage

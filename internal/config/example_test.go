@@ -43,7 +43,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 // TestTheExampleIsTheDefaults: what `carrel config example` prints is what an empty file does.
 func TestTheExampleIsTheDefaults(t *testing.T) {
 	if diff := cmp.Diff(Default(), sound(t, string(Example())), cmp.Transformer("empty", func(s []string) []string { return append([]string{}, s...) }),
-		cmp.Transformer("none", func(m map[string]string) int { return len(m) }), cmp.Transformer("mounts", func(m []Mount) int { return len(m) }),
+		cmp.Transformer("none", func(m map[string]string) int { return len(m) }), cmp.Transformer("mounts", func(m []Mount) int { return len(m) }), cmp.Transformer("times", func(s []SpareAt) int { return len(s) }),
 		cmp.Transformer("groups", func(g []Group) int { return len(g) }), cmp.Transformer("providers", func(p []Provider) int { return len(p) })); diff != "" {
 		t.Error(diff)
 	}
@@ -112,7 +112,7 @@ func TestShowHidesSecrets(t *testing.T) {
 		cfg.OIDC.Providers, cfg.CullGroups = []Provider{{}}, []Group{{}}
 		cfg.Profiles = cfg.Profiles[:1]
 		cfg.Profiles[0].Env = map[string]string{"API_TOKEN": value, "DB_PASSWORD": value, "MY_SECRET": value}
-		cfg.Profiles[0].Mounts = []Mount{{}}
+		cfg.Profiles[0].Mounts, cfg.Profiles[0].SpareAt = []Mount{{}}, []SpareAt{{}}
 		n := fill(reflect.ValueOf(cfg).Elem(), func(f reflect.StructField) string {
 			if f.Tag.Get("secret") != "" || form == "address" {
 				return value

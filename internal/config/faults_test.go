@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -29,6 +30,14 @@ func TestEveryFaultIsToldWithItsPlace(t *testing.T) {
 
 // onProfile is a profile with more fields.
 func onProfile(fields string) string { return "profiles:\n  - name: a\n" + fields }
+
+// onSpareAt is a time that has nothing wrong but a field on its last line.
+func onSpareAt(field string) string {
+	name, _, _ := strings.Cut(field, ":")
+	all := []string{"spare: 40", "days: [mon]", `from: "09:45"`, `until: "11:00"`, "time_zone: Europe/Berlin"}
+	all = slices.DeleteFunc(all, func(f string) bool { return strings.HasPrefix(f, name+":") })
+	return onProfile("    spare_at:\n      - " + strings.Join(append(all, field), "\n        ") + "\n")
+}
 
 func onMount(source, target string) string {
 	return onProfile("    mounts:\n      - source: " + source + "\n        target: " + target + "\n")
@@ -216,6 +225,13 @@ func profileFaults() []faultCase {
 		{"home at the root", onProfile("    home: /\n"), "3: profiles[0].home: this is no path for a home"},
 		{"home of another kind", onProfile("    home_kind: loop\n"), "3: profiles[0].home_kind: there is no such kind of home for a profile"},
 		{"no home, in memory", onProfile("    home: none\n    home_kind: tmpfs\n    disk: 64MiB\n"), "4: profiles[0].home_kind: there is no home"},
+		{"a ceiling below the least", onProfile("    spare: 5\n    spare_max: 3\n"), "4: profiles[0].spare_max: it is less than spare"},
+		{"no such day", onSpareAt("days: [monday]"), "8: profiles[0].spare_at[0].days[0]: there is no such day"},
+		{"no time of the day", onSpareAt("from: noon"), "8: profiles[0].spare_at[0].from: this is no time of the day"},
+		{"no end", onSpareAt("until: \"24:00\""), "8: profiles[0].spare_at[0].until: this is no time of the day"},
+		{"no time zone", onSpareAt("time_zone: Mars/Olympus"), "8: profiles[0].spare_at[0].time_zone: there is no such time zone"},
+		{"the machine's time zone", onSpareAt("time_zone: Local"), "8: profiles[0].spare_at[0].time_zone: there is no such time zone"},
+		{"none to keep ready", onSpareAt("spare: 0"), "8: profiles[0].spare_at[0].spare: out of range"},
 		{"a home as large as memory", onProfile("    home_kind: tmpfs\n    disk: 1GiB\n    memory: 1GiB\n"), "4: profiles[0].disk: a home in memory would take all of it"},
 		{"home in /proc", onProfile("    home: /proc/self\n"), "3: profiles[0].home: this is no path for a home"},
 		{"page", onProfile("    default_url: lab\n"), "3: profiles[0].default_url: this is no path"},

@@ -14,7 +14,6 @@ const (
 	maxPIDs = 1 << 22  // of the kernel (proc(5), pid_max)
 	maxDisk = 16 << 40 // of ext4 with 4 KiB blocks
 
-	maxSpare = 200
 )
 
 var (
@@ -80,8 +79,7 @@ func (p Profile) validateShape(k *checks, at string) {
 	k.that(hub.LocalPath(p.DefaultURL, "/", "") != "", at+"default_url", "this is no path", "use /lab or /tree")
 	k.that(p.UID > 0 && p.UID <= maxUID, at+"uid", "servers do not run as root", "use 1000")
 	k.that(p.GID > 0 && p.GID <= maxUID, at+"gid", "servers do not run with root's group", "use 1000")
-	k.that(p.Spare >= 0 && p.Spare <= maxSpare, at+"spare", "out of range", "give 0 to 200")
-	k.that(p.Spare == 0 || len(p.Command) == 0, at+"spare", "a server with a command of its own can't be kept ready", "leave spare or command out")
+	p.validateSpares(k, at)
 	for name := range p.Env {
 		k.that(envForm.MatchString(name), at+"env."+name, "this is no name of a variable", "use letters, digits and _, the first no digit")
 	}
