@@ -5,6 +5,7 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,6 +43,7 @@ type Manager struct {
 	wake    chan struct{} // asks Run for a reconciliation now
 	spent   chan struct{} // a slot was claimed
 	arrived arrivals      // starts that a slot would serve
+	stock   atomic.Pointer[SlotStock]
 
 	mu      sync.Mutex
 	flights map[ServerKey]*flight

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -28,6 +29,7 @@ func (m *Manager) poolLoop(ctx context.Context) {
 		if err := m.slots.KeepSlots(ctx, m.slotWants()); err != nil && ctx.Err() == nil {
 			text = err.Error()
 		}
+		m.takeStock(ctx)
 		if text != said {
 			if said = text; text != "" {
 				m.cfg.Logger.WarnContext(ctx, "slots can't be kept ready; servers start cold", "error", text)
@@ -40,6 +42,28 @@ func (m *Manager) poolLoop(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// takeStock notes what waits, for whoever watches.
+func (m *Manager) takeStock(ctx context.Context) {
+	stock, err := m.slots.SlotStock(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.cfg.Logger.DebugContext(ctx, "slots not counted", "error", err)
+		}
+		return
+	}
+	m.stock.Store(&stock)
+}
+
+// SlotStock tells what was ready a few seconds ago for whoever comes next, and false where no profile
+// keeps anything ready.
+func (m *Manager) SlotStock() (SlotStock, bool) {
+	stock := m.stock.Load()
+	if stock == nil || !slices.ContainsFunc(m.cfg.Policy().Profiles, func(p Profile) bool { return p.Spare.Any() }) {
+		return SlotStock{}, false
+	}
+	return *stock, true
 }
 
 // awaitCalm waits until no start is under way in this process, for a while.

@@ -40,6 +40,16 @@ func (s pooledSpawner) KeepSlots(_ context.Context, wants []hub.SlotWant) error 
 	return nil
 }
 
+func (s pooledSpawner) SlotStock(context.Context) (hub.SlotStock, error) {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	n := 0
+	for _, spare := range s.p.spare {
+		n += spare
+	}
+	return hub.SlotStock{Ready: n, Memory: int64(n) << 20}, nil
+}
+
 func (s pooledSpawner) ClaimSlot(ctx context.Context, spec hub.Spec) (hub.Handle, error) {
 	s.p.mu.Lock()
 	if s.p.fault == nil && s.p.spare[spec.Profile] == 0 {

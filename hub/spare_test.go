@@ -82,5 +82,12 @@ func TestPoolFollowsArrivals(t *testing.T) {
 		if got := waits(); got != 2 {
 			t.Errorf("much later %d wait, want 2", got)
 		}
+		if stock, ok := h.SlotStock(); !ok || stock != (hub.SlotStock{Ready: 2, Memory: 2 << 20}) {
+			t.Errorf("the stock is %+v, %v", stock, ok)
+		}
+		w.setPolicy(func(p *hub.Policy) { p.Profiles[0].Spare = hub.Spare{} })
+		if stock, ok := h.SlotStock(); ok {
+			t.Errorf("with nothing to keep ready the stock is %+v", stock)
+		}
 	})
 }

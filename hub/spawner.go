@@ -127,6 +127,14 @@ type Slots interface {
 	// ClaimSlot makes a slot that waits the spec's server, as Start does; NotFound when there is none,
 	// and after any other error none was made.
 	ClaimSlot(ctx context.Context, spec Spec) (Handle, error)
+	// SlotStock tells how many slots are ready, and what they take.
+	SlotStock(ctx context.Context) (SlotStock, error)
+}
+
+// SlotStock is what waits for whoever comes next.
+type SlotStock struct {
+	Ready  int
+	Memory int64 // bytes that they use
 }
 
 // SlotWant is how many slots of a kind of server are to wait. What tells one person's server from

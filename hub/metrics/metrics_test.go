@@ -36,6 +36,10 @@ func (s servers) Servers(context.Context) iter.Seq2[hub.Server, error] {
 
 func (s servers) QueueLength() (int, int) { return 3, 2 }
 
+func (s servers) SlotStock() (hub.SlotStock, bool) {
+	return hub.SlotStock{Ready: 4, Memory: 400 << 20}, s.err == nil
+}
+
 func shown(t *testing.T, s servers) (*Metrics, func() string) {
 	t.Helper()
 	m, err := New(Config{
@@ -75,7 +79,7 @@ func TestWhatIsShown(t *testing.T) {
 		`carrel_hub_culls_total{rule="idle"} 1`, `carrel_hub_culls_total{rule="age"} 0`,
 		`carrel_hub_sign_ins_total{outcome="ok",provider="demo"} 1`, `carrel_hub_sign_ins_total{outcome="forbidden",provider="demo"} 1`,
 		`carrel_hub_part_up{part="redis"} 1`, `carrel_hub_part_up{part="docker"} 0`, `carrel_hub_part_answer_seconds{part="redis"} `,
-		`carrel_hub_starts_waiting 3`, `carrel_hub_starts_at_work 2`, `carrel_build_info{goversion="go`,
+		`carrel_hub_starts_waiting 3`, `carrel_hub_starts_at_work 2`, `carrel_hub_slots_ready 4`, `carrel_hub_slots_memory_bytes 4.194304e+08`, `carrel_build_info{goversion="go`,
 	} {
 		if !strings.Contains(got, "\n"+want) {
 			t.Errorf("%s is missing", want)

@@ -19,6 +19,7 @@ const askWithin = 3 * time.Second
 type Servers interface {
 	Servers(ctx context.Context) iter.Seq2[hub.Server, error]
 	QueueLength() (waiting, working int)
+	SlotStock() (hub.SlotStock, bool)
 }
 
 // Show adds the servers, which are made after whoever observes them.
@@ -30,6 +31,8 @@ var (
 	serversDesc = prometheus.NewDesc("carrel_hub_servers", "Servers by phase, as all hubs of the deployment see them.", []string{"phase"}, nil)
 	waitingDesc = prometheus.NewDesc("carrel_hub_starts_waiting", "Starts that wait for their turn at this hub.", nil, nil)
 	workingDesc = prometheus.NewDesc("carrel_hub_starts_at_work", "Starts at work at this hub.", nil, nil)
+	slotsDesc   = prometheus.NewDesc("carrel_hub_slots_ready", "Servers that this hub keeps ready for whoever comes next.", nil, nil)
+	slotsMemory = prometheus.NewDesc("carrel_hub_slots_memory_bytes", "Memory that servers kept ready use.", nil, nil)
 	upDesc      = prometheus.NewDesc("carrel_hub_part_up", "Whether a part that the hub needs answers.", []string{"part"}, nil)
 	tookDesc    = prometheus.NewDesc("carrel_hub_part_answer_seconds", "How long the part took to answer just now.", []string{"part"}, nil)
 )
@@ -48,6 +51,8 @@ func (s serverStates) Describe(to chan<- *prometheus.Desc) {
 	to <- serversDesc
 	to <- waitingDesc
 	to <- workingDesc
+	to <- slotsDesc
+	to <- slotsMemory
 }
 
 // Collect implements [prometheus.Collector]. With the store away the phases are left out: no number
@@ -56,6 +61,10 @@ func (s serverStates) Collect(to chan<- prometheus.Metric) {
 	waiting, working := s.servers.QueueLength()
 	to <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(waiting))
 	to <- prometheus.MustNewConstMetric(workingDesc, prometheus.GaugeValue, float64(working))
+	if stock, ok := s.servers.SlotStock(); ok {
+		to <- prometheus.MustNewConstMetric(slotsDesc, prometheus.GaugeValue, float64(stock.Ready))
+		to <- prometheus.MustNewConstMetric(slotsMemory, prometheus.GaugeValue, float64(stock.Memory))
+	}
 	ctx, done := context.WithTimeout(context.Background(), askWithin)
 	defer done()
 	n := map[hub.Phase]int{}

@@ -37,6 +37,7 @@ type adminServersView struct {
 	StopAllURL             string
 	RunningCount, Starting int
 	CPU, Memory            string
+	Slots                  string // kept ready; "" where none are
 }
 
 // serverColumns are the columns of the servers' table and how each sorts when it is first pressed.
@@ -82,6 +83,9 @@ func (w *Web) adminServers(rw http.ResponseWriter, r *http.Request, v visitor) e
 		}
 	}
 	view.CPU, view.Memory = coresText(cores), bytesText(memory)
+	if stock, ok := w.cfg.Servers.SlotStock(); ok {
+		view.Slots = fmt.Sprintf("%d · %s", stock.Ready, bytesText(stock.Memory))
+	}
 	q := r.URL.Query()
 	rows = matching(rows, q.Get("q"))
 	view.listing, view.Rows = list(w.listing("servers", "admin"), q, serverColumns, rows)

@@ -41,7 +41,7 @@ func TestAdminServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := s.get("root", "/hub/admin")
-	for _, want := range []string{"Running 3", "Starting 2", "CPUs busy 7.92", "Memory in use 21 GiB", "default Large", "2 days", "5 min", "7.50", "20 GiB", "gpu Large", "waiting in line"} {
+	for _, want := range []string{"Running 3", "Starting 2", "CPUs busy 7.92", "Memory in use 21 GiB", "Kept ready 3 · 305 MiB", "default Large", "2 days", "5 min", "7.50", "20 GiB", "gpu Large", "waiting in line"} {
 		if !strings.Contains(spaced(p), want) {
 			t.Errorf("the table does not say %q:\n%s", want, spaced(p))
 		}

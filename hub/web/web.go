@@ -26,6 +26,7 @@ type Servers interface {
 	Progress(ctx context.Context, key hub.ServerKey) iter.Seq[hub.Progress]
 	Extend(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 	Usage(key hub.ServerKey) (u hub.Usage, cores float64, ok bool)
+	SlotStock() (hub.SlotStock, bool)
 	Policy() hub.Policy
 }
 

@@ -106,6 +106,11 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 	if err != nil {
 		return hub.Usage{}, err
 	}
+	return d.sample(ctx, name)
+}
+
+// sample tells what a container uses.
+func (d *Driver) sample(ctx context.Context, name string) (hub.Usage, error) {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	r, err := d.api.on(ctx).ContainerStatsOneShot(ctx, name)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
+	"golang.org/x/sync/errgroup"
 
 	"carrel/hub"
 )
@@ -26,6 +27,9 @@ import (
 
 // slotReadyWithin is how long a slot may take until it is ready.
 const slotReadyWithin = time.Minute
+
+// slotSamples is how many are asked at once for what they use.
+const slotSamples = 8
 
 // slots are those of this process.
 type slots struct {
@@ -82,6 +86,18 @@ func (s *slots) take(shape string) *slot {
 	return best
 }
 
+// ready lists the containers of those that can be claimed.
+func (s *slots) ready() (containers []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.waiting {
+		if w.isReady() {
+			containers = append(containers, w.container)
+		}
+	}
+	return containers
+}
+
 func (s *slots) get(id string) *slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,6 +147,29 @@ func (d *Driver) KeepSlots(ctx context.Context, wants []hub.SlotWant) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// SlotStock implements [hub.Slots].
+func (d *Driver) SlotStock(ctx context.Context) (hub.SlotStock, error) {
+	var stock hub.SlotStock
+	var mu sync.Mutex
+	var group errgroup.Group
+	group.SetLimit(slotSamples)
+	for _, container := range d.slots.ready() {
+		group.Go(func() error {
+			u, err := d.sample(ctx, container)
+			if hub.KindOf(err) == hub.NotFound { // removed meanwhile
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			stock.Ready++
+			stock.Memory += u.Memory
+			return err
+		})
+	}
+	err := group.Wait()
+	return stock, err
 }
 
 // slotsPossible tells whether homes can appear in slots here.
