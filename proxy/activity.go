@@ -47,7 +47,7 @@ func (p *Proxy) flushActivity(ctx context.Context) {
 	var acts []hub.Activity
 	told := map[*route]int64{}
 	for key, r := range p.routes.all() {
-		if used := r.used.Load(); used > r.told {
+		if used := r.stats.used.Load(); used > r.told {
 			acts = append(acts, hub.Activity{Key: key, Last: time.Unix(0, used)})
 			told[r] = used
 		}

@@ -253,11 +253,11 @@ func TestTheTableAndTheStore(t *testing.T) {
 		var table routeTable
 		table.replace(all(alice), now)
 		table.get(alice.Key).touch()
-		used := table.get(alice.Key).used.Load()
+		used := table.get(alice.Key).stats.used.Load()
 		if old := table.apply(alice.Key, &alice); old != nil {
 			t.Error("an equal route replaced the known one")
 		}
-		if old := table.apply(alice.Key, &moved); old == nil || old.Route != alice || table.get(alice.Key).used.Load() != used {
+		if old := table.apply(alice.Key, &moved); old == nil || old.Route != alice || table.get(alice.Key).stats.used.Load() != used {
 			t.Errorf("%v", old)
 		}
 	})

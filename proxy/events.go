@@ -40,6 +40,7 @@ func (p *Proxy) followEvents(ctx context.Context) {
 			if old := p.routes.apply(e.Key, e.Route); old != nil {
 				p.leave(old)
 			}
+			p.hearPause(e.Key)
 		case hub.ServerChanged:
 			p.names.apply(e.Key, e.Server != nil)
 		}

@@ -42,6 +42,7 @@ type setup struct {
 	grace    time.Duration
 	statics  string // directory of images' files
 	tls      bool   // the proxy speaks TLS itself
+	edge     http.Handler
 }
 
 // world is a proxy on a real listener, between Redis' stand-in, a hub on a unix socket and servers.
@@ -102,10 +103,13 @@ func newWorld(t testing.TB, s setup) *world {
 	w.store, err = redisstore.New(redisstore.Config{URL: "redis://" + w.redis.Addr(), Prefix: "test", Logger: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	t.Cleanup(func() { w.store.Close() })
+	if s.edge == nil {
+		s.edge = w.edgeGot.handler("edge")
+	}
 	cfg := Config{
 		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Changes: w.store, Events: w.store,
 		AdminAccess: s.admin, RedisGrace: s.grace, Statics: s.statics, Drain: testDrain, Logger: logger,
-		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, w.edgeGot.handler("edge")),
+		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, s.edge),
 	}
 	for _, p := range s.trusted {
 		cfg.TrustedProxies = append(cfg.TrustedProxies, netip.MustParsePrefix(p))

@@ -319,7 +319,7 @@ func TestActivity(t *testing.T) {
 		{"output", func() { push <- struct{}{}; <-outputs }, false},
 		{"input", func() {
 			must(t, c.WriteMessage(websocket.TextMessage, []byte("1+1")))
-			w.until("it is noted", func() bool { return rt.used.Load() > 0 })
+			w.until("it is noted", func() bool { return rt.stats.used.Load() > 0 })
 		}, true},
 		{"POST", func() { w.send("POST", w.url("alice", "api/kernels"), "", w.as(alice), own) }, true},
 		{"DELETE by token", func() { w.send("DELETE", w.url("alice", "api/kernels/1"), "", byToken(alice)) }, true},
@@ -327,9 +327,9 @@ func TestActivity(t *testing.T) {
 		{"nobody's POST", func() { w.send("POST", w.url("alice", "x"), "", own) }, false},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			rt.used.Store(0)
+			rt.stats.used.Store(0)
 			s.do()
-			if got := rt.used.Load() > 0; got != s.counts {
+			if got := rt.stats.used.Load() > 0; got != s.counts {
 				t.Errorf("counts: %v, want %v", got, s.counts)
 			}
 		})

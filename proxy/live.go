@@ -26,7 +26,8 @@ type live struct {
 	down way // to the browser: the downstream goroutine's own
 	up   way // to the server: the upstream goroutine's own
 
-	meter *tunnelMeter // of all tunnels
+	meter *tunnelMeter       // of all tunnels
+	awake func(*route) error // wakes the server, if it is paused
 
 	mu      sync.Mutex             // deadlines, once the tunnel is cut
 	closing atomic.Pointer[[]byte] // the close frame for the browser, once the tunnel is cut
@@ -126,7 +127,14 @@ func (t *live) toServer(b []byte) error {
 	now := time.Now()
 	t.extend(&t.up, t.back, now)
 	if t.up.frames.data != before {
-		t.route.used.Store(now.UnixNano())
+		t.route.stats.used.Store(now.UnixNano())
+	}
+	if t.route.paused() {
+		if err := t.awake(t.route); err != nil {
+			t.cut(closeTryAgain, "the server could not be woken")
+			return errEnding
+		}
+		t.extend(&t.up, t.back, time.Now())
 	}
 	_, err := t.back.Write(b)
 	return err

@@ -60,16 +60,27 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		return p.notRunning(w, r, key)
 	}
 	about(w, notebookClass(r, rest), rt)
+	return p.serveServer(w, r, rt, rest, who)
+}
+
+// serveServer passes a request on to the server that it was let through to, which is woken if need be.
+func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, rest string, who caller) error {
 	rt.stats.requests.Add(1)
 	countBody(r, rt)
-	if isUpgrade(r) {
-		return p.tunnel(w, r, rt, who)
-	}
-	if isUse(r.Method, rest) {
+	upgrade := isUpgrade(r)
+	if !upgrade && isUse(r.Method, rest) {
 		rt.touch()
 	}
-	if p.serveStatic(w, r, rt, rest) {
+	if !upgrade && p.serveStatic(w, r, rt, rest) {
 		return nil
+	}
+	rt.rest.holds.Add(1)
+	defer rt.rest.holds.Add(-1)
+	if err := p.awake(r.Context(), rt); err != nil {
+		return unreachable(w, err)
+	}
+	if upgrade {
+		return p.tunnel(w, r, rt, who)
 	}
 	return p.forward(w, r, rt, who)
 }

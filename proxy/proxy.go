@@ -70,6 +70,7 @@ type Proxy struct {
 	handlers atomic.Int64  // requests at work
 	reload   chan struct{} // asks for the routes to be read
 	recheck  chan struct{} // asks for the tunnels' sessions to be looked at
+	objects  chan *route   // to pauses of servers that are in use here
 	metrics  *metrics
 
 	seenMu sync.Mutex
@@ -83,7 +84,7 @@ func New(cfg Config) (*Proxy, error) {
 		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
 	}
 	p := &Proxy{
-		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), seen: map[hub.SecretHash]time.Time{},
+		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), objects: make(chan *route, maxObjections), seen: map[hub.SecretHash]time.Time{},
 	}
 	p.sessions = newCache(cfg.RedisGrace, p.askSession)
 	p.tokens = newCache(cfg.RedisGrace, p.askToken)
@@ -114,6 +115,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	loops.Go(func() { p.routesLoop(background, sync.OnceFunc(func() { close(read) })) })
 	loops.Go(func() { p.activityLoop(background) })
 	loops.Go(func() { p.recheckLoop(background) })
+	loops.Go(func() { p.objectLoop(background) })
 	select {
 	case <-read:
 	case <-ctx.Done():

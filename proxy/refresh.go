@@ -112,5 +112,8 @@ func (p *Proxy) readRoutes(ctx context.Context) (last string, err error) {
 	for _, old := range p.routes.replace(read, time.Now()) {
 		p.leave(old)
 	}
+	for key := range read {
+		p.hearPause(key)
+	}
 	return last, nil
 }

@@ -24,24 +24,25 @@ type routeTable struct {
 	missing map[hub.ServerKey]time.Time // since when the store lacks them
 }
 
-// route is one server's, with when a person last used it, in unix nanoseconds.
+// route is one server's. Of its Paused, which changes while all else stays, rest knows.
 type route struct {
 	hub.Route
-	used  atomic.Int64
 	files atomic.Int32 // whose its static files are; see serveStatic
 	told  int64        // what the store knows; the activity loop's own
 	stats *routeStats
+	rest  *rest
 	token atomic.Pointer[string] // see serverToken
 }
 
 // routeStats counts what went by a server's routes, one after another, since this proxy knows of it.
 type routeStats struct {
+	used           atomic.Int64 // when a person last used it, in unix nanoseconds
 	requests       atomic.Uint64
 	received, sent atomic.Uint64 // bytes, from and to clients; of websockets and of bodies
 	tunnels        atomic.Int64  // open
 }
 
-func (r *route) touch() { r.used.Store(time.Now().UnixNano()) }
+func (r *route) touch() { r.stats.used.Store(time.Now().UnixNano()) }
 
 func (t *routeTable) all() iter.Seq2[hub.ServerKey, *route] { return t.now.all() }
 func (t *routeTable) get(key hub.ServerKey) *route          { return t.now.get(key) }
@@ -64,24 +65,28 @@ func (t *routeTable) apply(key hub.ServerKey, r *hub.Route) *route {
 	return old
 }
 
-// set writes one entry and returns what it replaces; an equal one stays, with its activity.
+// set writes one entry and returns what it replaces; an equal one stays.
 func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
 	old := m[key]
-	switch {
-	case r == nil:
+	if r == nil {
 		delete(m, key)
 		return old
-	case old != nil && old.Route == *r:
+	}
+	next := &route{Route: *r, stats: &routeStats{}, rest: &rest{}}
+	next.Paused = 0
+	if old != nil && old.Route == next.Route {
+		old.rest.mark.Store(r.Paused)
 		return nil
 	}
-	m[key] = &route{Route: *r, stats: &routeStats{}}
 	if old != nil {
-		m[key].stats = old.stats
-		m[key].used.Store(old.used.Load())
+		next.stats = old.stats
 		if old.Generation == r.Generation {
-			m[key].files.Store(old.files.Load())
+			next.rest = old.rest
+			next.files.Store(old.files.Load())
 		}
 	}
+	next.rest.mark.Store(r.Paused)
+	m[key] = next
 	return old
 }
 

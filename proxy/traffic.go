@@ -30,7 +30,7 @@ func (r *route) traffic(key hub.ServerKey) hub.Traffic {
 		Key: key, Requests: r.stats.requests.Load(), Received: r.stats.received.Load(), Sent: r.stats.sent.Load(),
 		Websockets: r.stats.tunnels.Load(),
 	}
-	if used := r.used.Load(); used > 0 {
+	if used := r.stats.used.Load(); used > 0 {
 		t.Last = time.Unix(0, used)
 	}
 	return t

@@ -51,6 +51,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	}
 	t := newLive(release(front), back, credential{who.Session, who.byToken}, rt)
 	t.meter = &p.metrics.tunnels
+	t.awake = p.awakeForTunnel
 	p.tunnels.add(t)
 	p.metrics.begun(t)
 	p.confirm(r, t)

@@ -45,6 +45,8 @@ type Servers interface {
 	Server(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 	Servers(ctx context.Context) iter.Seq2[hub.Server, error]
 	Progress(ctx context.Context, key hub.ServerKey) iter.Seq[hub.Progress]
+	Pause(ctx context.Context, key hub.ServerKey) (hub.Server, error)
+	Wake(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 }
 
 // Config is what the API needs; every field is required.
@@ -88,10 +90,14 @@ func New(cfg Config) (*API, error) {
 		"POST /users/{name}/server":                   a.authed(a.startServer),
 		"DELETE /users/{name}/server":                 a.authed(a.stopServer),
 		"GET /users/{name}/server/progress":           a.authed(a.progress),
+		"POST /users/{name}/server/pause":             a.authed(a.pauseServer),
+		"POST /users/{name}/server/wake":              a.authed(a.wakeServer),
 		"GET /users/{name}/servers/{server}":          a.authed(a.getServer),
 		"POST /users/{name}/servers/{server}":         a.authed(a.startServer),
 		"DELETE /users/{name}/servers/{server}":       a.authed(a.stopServer),
 		"GET /users/{name}/servers/{server}/progress": a.authed(a.progress),
+		"POST /users/{name}/servers/{server}/pause":   a.authed(a.pauseServer),
+		"POST /users/{name}/servers/{server}/wake":    a.authed(a.wakeServer),
 		"GET /users/{name}/tokens":                    a.authed(a.listTokens),
 		"POST /users/{name}/tokens":                   a.authed(a.createToken),
 		"GET /users/{name}/tokens/{id}":               a.authed(a.getToken),

@@ -26,6 +26,7 @@ type serverModel struct {
 	LastActivity *time.Time     `json:"last_activity"`
 	UserOptions  map[string]any `json:"user_options"`
 	Reason       string         `json:"reason,omitempty"` // Carrel's own: why it ended
+	Paused       bool           `json:"paused,omitempty"` // Carrel's own: it is ready, and frozen until it is used
 }
 
 // userModel is JupyterHub's "User".
@@ -56,7 +57,7 @@ func (a *API) server(s hub.Server, last time.Time) serverModel {
 		Stopped: !s.Phase.Active(), Pending: pending(s),
 		URL: a.cfg.Origins.ServerPath(s.Key), FullURL: a.cfg.Origins.ServerURL(s.Key, ""),
 		ProgressURL: a.cfg.Origins.HubPath("api/users/" + s.Key.User.String() + "/server/progress"),
-		UserOptions: map[string]any{"profile": s.Profile}, Reason: s.Reason,
+		UserOptions: map[string]any{"profile": s.Profile}, Reason: s.Reason, Paused: s.Phase == hub.Paused,
 	}
 	if s.Key.Server.String() != "" {
 		m.ProgressURL = a.cfg.Origins.HubPath("api/users/" + s.Key.User.String() + "/servers/" + s.Key.Server.String() + "/progress")
@@ -312,10 +313,36 @@ func (a *API) startServer(w http.ResponseWriter, r *http.Request, c caller) erro
 	if err != nil {
 		return err
 	}
-	if s.Phase == hub.Ready {
+	if s.Phase == hub.Ready || s.Phase == hub.Paused {
 		return reply(w, http.StatusCreated, a.server(s, time.Time{}))
 	}
 	return reply(w, http.StatusAccepted, a.server(s, time.Time{}))
+}
+
+// pauseServer freezes a ready server and answers with what became of it: one that is in use goes on.
+func (a *API) pauseServer(w http.ResponseWriter, r *http.Request, c caller) error {
+	return a.change(w, r, c, a.cfg.Servers.Pause)
+}
+
+// wakeServer has a paused server go on, and answers when it does. Its use would wake it, too.
+func (a *API) wakeServer(w http.ResponseWriter, r *http.Request, c caller) error {
+	return a.change(w, r, c, a.cfg.Servers.Wake)
+}
+
+// change does something to a server that is there.
+func (a *API) change(w http.ResponseWriter, r *http.Request, c caller, do func(context.Context, hub.ServerKey) (hub.Server, error)) error {
+	key, err := c.target(r, hub.ScopeServers)
+	if err != nil {
+		return err
+	}
+	if _, err := a.existing(r.Context(), key); err != nil {
+		return err
+	}
+	s, err := do(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, a.server(s, time.Time{}))
 }
 
 // stopServer answers 204 when the server is gone and 202 while it stops.

@@ -123,6 +123,38 @@ func TestAServersLife(t *testing.T) {
 	}
 }
 
+func TestPauseAndWake(t *testing.T) {
+	s := newSite(t)
+	token := as(s.token("alice"))
+	if r := s.do("POST", "/users/alice/servers/gpu/pause", "", token); r.status != 404 {
+		t.Errorf("a server that never was: %d %s", r.status, r.body)
+	}
+	s.start("alice", "gpu")
+	s.start("alice", "")
+	for _, path := range []string{"/users/alice/server", "/users/alice/servers/gpu"} {
+		r := s.do("POST", path+"/pause", "", token)
+		if r.status != 200 || r.json["paused"] != true || r.json["ready"] != true {
+			t.Errorf("pause: %d %s", r.status, r.body)
+		}
+		if r = s.do("POST", path, "", token); r.status != 201 || r.json["paused"] != true {
+			t.Errorf("start while paused: %d %s", r.status, r.body)
+		}
+		if r = s.do("POST", path+"/wake", "", as(s.token("bob"))); r.status != 403 && r.status != 404 {
+			t.Errorf("by another: %d %s", r.status, r.body)
+		}
+		if r = s.do("POST", path+"/wake", "", token); r.status != 200 || r.json["paused"] != nil || r.json["ready"] != true {
+			t.Errorf("wake: %d %s", r.status, r.body)
+		}
+		s.do("DELETE", path, "", token)
+	}
+	s.become("alice", "", hub.Absent)
+	for _, call := range []string{"pause", "wake"} {
+		if r := s.do("POST", "/users/alice/server/"+call, "", token); r.status != 409 {
+			t.Errorf("%s of a stopped one: %d %s", call, r.status, r.body)
+		}
+	}
+}
+
 func TestStartsThatAreRefused(t *testing.T) {
 	s := newSite(t)
 	token := as(s.token("alice"))

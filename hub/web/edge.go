@@ -27,10 +27,24 @@ func (w *Web) Edge() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /notice/{label}", kit.Handle(w.notice))
 	mux.Handle("POST /notice/{label}", kit.Handle(w.notice))
+	mux.Handle("POST /wake/{label}", kit.Handle(w.wake))
 	mux.Handle("/", kit.Handle(func(http.ResponseWriter, *http.Request) error {
 		return hub.Errorf(hub.NotFound, "edge", "there is no such call")
 	}))
 	return mux
+}
+
+// wake has a paused server go on, and answers when it does.
+func (w *Web) wake(rw http.ResponseWriter, r *http.Request) error {
+	s, err := w.labelled(r.Context(), r.PathValue("label"))
+	if err == nil {
+		_, err = w.cfg.Servers.Wake(r.Context(), s.Key)
+	}
+	if err != nil {
+		return err
+	}
+	rw.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 func (w *Web) notice(rw http.ResponseWriter, r *http.Request) error {
@@ -68,5 +82,5 @@ func (w *Web) labelled(ctx context.Context, label string) (hub.Server, error) {
 			return s, nil
 		}
 	}
-	return hub.Server{}, hub.Errorf(hub.NotFound, "tell notice", "there is no such server")
+	return hub.Server{}, hub.Errorf(hub.NotFound, "find server", "there is no such server")
 }

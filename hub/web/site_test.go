@@ -81,6 +81,18 @@ func (m *scriptedServers) Stop(_ context.Context, key hub.ServerKey, why string)
 	return m.put(hub.Server{Key: key, Phase: hub.Absent, Reason: why}), nil
 }
 
+func (m *scriptedServers) Wake(_ context.Context, key hub.ServerKey) (hub.Server, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.servers[key]
+	if !ok || s.Phase != hub.Paused {
+		return s, hub.Errorf(hub.Conflict, "wake server", "this server is not running")
+	}
+	s.Phase = hub.Ready
+	m.servers[key] = s
+	return s, nil
+}
+
 func (m *scriptedServers) Server(_ context.Context, key hub.ServerKey) (hub.Server, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -2,7 +2,7 @@
 //
 // It owns the routes below <base>hub/ that show HTML, the session middleware, the tickets that let
 // a browser into a notebook's host, and the edge API by which the proxy asks about one server's
-// coming stop. It refuses to own rules: who may do what is hub.Principal's and hub.Access's, what a
+// coming stop, and has a paused one woken. It refuses to own rules: who may do what is hub.Principal's and hub.Access's, what a
 // start does is hub.Manager's, how people prove who they are is the sign-in adapter's.
 package web
 
@@ -25,6 +25,7 @@ type Servers interface {
 	Servers(ctx context.Context) iter.Seq2[hub.Server, error]
 	Progress(ctx context.Context, key hub.ServerKey) iter.Seq[hub.Progress]
 	Extend(ctx context.Context, key hub.ServerKey) (hub.Server, error)
+	Wake(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 	Usage(key hub.ServerKey) (u hub.Usage, cores float64, ok bool)
 	SlotStock() (hub.SlotStock, bool)
 	Policy() hub.Policy

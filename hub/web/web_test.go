@@ -175,4 +175,15 @@ func TestEdge(t *testing.T) {
 	if code, _ := ask("DELETE", "alice"); code != 404 {
 		t.Errorf("no such call: %d", code)
 	}
+	s.servers.put(hub.Server{Key: mustKey(t, long), Phase: hub.Paused})
+	for label, want := range map[string]int{mustKey(t, long).Label(): http.StatusNoContent, "alice": http.StatusConflict, "no--such-zz": http.StatusNotFound} {
+		w := httptest.NewRecorder()
+		edge.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/wake/"+label, nil))
+		if w.Code != want {
+			t.Errorf("wake %s: %d, want %d", label, w.Code, want)
+		}
+	}
+	if is, err := s.servers.Server(t.Context(), mustKey(t, long)); err != nil || is.Phase != hub.Ready {
+		t.Errorf("woken: %s, %v", is.Phase, err)
+	}
 }
