@@ -62,7 +62,7 @@ func (b *body) Read(p []byte) (int, error) {
 		b.came, b.left = 0, bodyPatience
 	}
 	switch {
-	case err == nil || b.closed:
+	case err == nil, b.closed && b.left > 0: // it is not for the time that it took
 	case errors.Is(err, io.EOF):
 		b.ended = true
 		cleanRequestTrailers(b.trailer)

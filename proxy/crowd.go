@@ -4,8 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-
-	"carrel/internal/front"
 )
 
 // maxPerAddress is how many connections one address may have open, websockets left out. It is
@@ -71,6 +69,3 @@ func (p *Proxy) admit(from net.Addr) (leave func(), ok bool) {
 		}
 	}, true
 }
-
-// release gives the bare connection of a client that a handler took over, which is counted no more.
-func release(c net.Conn) net.Conn { return front.Release(c) }

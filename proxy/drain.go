@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -37,7 +36,7 @@ const (
 
 // drain goes away in order: not ready, no new connections, requests finished, and meanwhile tunnels
 // told. Neither an endless download nor a browser that does not read holds up the other's end.
-func (p *Proxy) drain(ctx context.Context, server *http.Server, listeners []net.Listener, succeeded bool) {
+func (p *Proxy) drain(ctx context.Context, server *front.Server, listeners []net.Listener, succeeded bool) {
 	d := p.cfg.Drain
 	p.ready.Store(false)
 	within, settle := d.Handed, settleHanded

@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"carrel/hub"
+	"carrel/internal/front"
 )
 
 // TestRedisAway: who is known goes on until the grace is over, who is not is asked to wait.
@@ -402,9 +403,8 @@ func TestSlowloris(t *testing.T) {
 				p.crowd.exempt = p.trusted
 				p.sessions, p.tokens = newCache[hub.Session](0, nil), newCache[permit](0, nil)
 				p.metrics = newMetrics(p)
-				server := p.server()
-				plain := server.Handler
-				server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				plain := p.Handler()
+				server := p.server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path != "/read" {
 						plain.ServeHTTP(w, r)
 						return
@@ -413,9 +413,9 @@ func TestSlowloris(t *testing.T) {
 					if _, err := io.Copy(io.Discard, r.Body); err != nil {
 						w.WriteHeader(http.StatusRequestTimeout)
 					}
-				})
+				}))
 				l := &pipes{make(chan net.Conn)}
-				go server.Serve(l)
+				go server.Serve(p.strict(l))
 				near, far := net.Pipe()
 				l.conns <- far
 				began := time.Now()
@@ -453,7 +453,7 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const steps = 20
 		l := &pipes{make(chan net.Conn)}
-		server := &http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := front.NewServer(&http.Server{ReadHeaderTimeout: headerTimeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r = guardBody(newRecorder(w, r), r)
 			b := make([]byte, bodyStep)
 			for range steps {
@@ -471,8 +471,8 @@ func TestASlowServerIsNobodysFault(t *testing.T) {
 				t.Error("the request was given up")
 			}
 			io.WriteString(w, "taken")
-		})}
-		go server.Serve(l)
+		})})
+		go server.Serve(front.New(l, front.Options{}))
 		near, far := net.Pipe()
 		l.conns <- far
 		go func() {
@@ -532,18 +532,18 @@ func TestASlowBodyOnItsWayToAServer(t *testing.T) {
 	w := newWorld(t, setup{})
 	key := w.serve("alice", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
 	rt := w.proxy.routes.get(key)
-	front := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	server := front.NewServer(&http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rec := newRecorder(rw, r)
 		r = guardBody(rec, r)
 		r.Body.(*body).left = 50 * time.Millisecond
 		if err := w.proxy.forward(rec, r, rt, caller{}); err != nil {
 			w.proxy.refuse(rec, r, err)
 		}
-	})}
+	})})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	go front.Serve(l)
-	defer front.Close()
+	go server.Serve(front.New(l, front.Options{}))
+	defer server.Close()
 	c, err := net.Dial("tcp", l.Addr().String())
 	must(t, err)
 	defer c.Close()

@@ -121,10 +121,10 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	server := p.server()
+	server := p.server(p.Handler())
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		loops.Go(func() { failed <- server.Serve(p.strict(l)) })
+		loops.Go(func() { failed <- server.Serve(p.strict(l)) }) //nolint:contextcheck // requests outlive ctx, until the drain's end
 	}
 	p.ready.Store(true)
 	if p.cfg.Ready != nil {
@@ -145,12 +145,12 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 func reserve() []byte { return make([]byte, 16<<20) }
 
 // server makes the HTTP server that all listeners share.
-func (p *Proxy) server() *http.Server {
-	return &http.Server{
-		Handler: p.Handler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+func (p *Proxy) server(h http.Handler) *front.Server {
+	return front.NewServer(&http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ConnContext: markRedirects, ErrorLog: slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idleTimeout, PingTimeout: headerTimeout},
-	}
+	})
 }
 
 // strict puts what net/http lacks in front of a listener, where the caller did not.

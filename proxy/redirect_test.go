@@ -18,7 +18,7 @@ func (w *world) door(opt front.Options) string {
 	w.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(w.t, err)
-	server := w.proxy.server()
+	server := w.proxy.server(w.proxy.Handler())
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(w.proxy.strict(front.New(l, opt))) }()
 	w.t.Cleanup(func() { server.Close(); <-served })

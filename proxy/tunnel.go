@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/internal/front"
 )
 
 const (
@@ -41,7 +42,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 		defer back.Close()
 		return relayRefusal(w, a)
 	}
-	front, frontBuf, err := http.NewResponseController(w).Hijack()
+	taken, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		back.Close()
 		return hub.Wrap(hub.Internal, "take connection over", err)
@@ -49,14 +50,15 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	if rec, ok := w.(*recorder); ok {
 		rec.status = http.StatusSwitchingProtocols
 	}
-	t := newLive(release(front), back, credential{who.Session, who.byToken}, rt)
+	client, ahead := front.Release(taken)
+	t := newLive(client, back, credential{who.Session, who.byToken}, rt)
 	t.meter = &p.metrics.tunnels
 	t.awake = p.awakeForTunnel
 	p.tunnels.add(t)
 	p.metrics.begun(t)
 	p.confirm(r, t)
 	// The handler returns, and net/http's buffers with it: a tunnel may be silent for days.
-	t.start(switching(a.res.Header), buffered(frontBuf.Reader), buffered(a.reader), p.tunnelEnded)
+	t.start(switching(a.res.Header), append(buffered(buf.Reader), ahead...), buffered(a.reader), p.tunnelEnded)
 	return nil
 }
 

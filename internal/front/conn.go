@@ -15,6 +15,7 @@ type conn struct {
 	owner *Listener
 	scan  scanner
 	aside atomic.Bool // taken over: what comes is no HTTP
+	back  []byte      // was read and looked at before, and is read again
 	// What was found in a read whose beginning was in order is told with the next one.
 	fault error
 	held  byte // the first byte that was not passed on, where has
@@ -25,6 +26,10 @@ type conn struct {
 // Read implements [net.Conn]. A fault comes out as an error that the server answers 400 to.
 func (c *conn) Read(p []byte) (int, error) {
 	switch {
+	case len(c.back) > 0:
+		n := copy(p, c.back)
+		c.back = c.back[n:]
+		return n, nil
 	case c.aside.Load() || len(p) == 0:
 		return c.Conn.Read(p)
 	case c.fault != nil && c.has && len(p) == 1:
@@ -56,11 +61,19 @@ func (c *conn) Read(p []byte) (int, error) {
 // because of what the client went on sending: that is read away for a moment (RFC 9112, section 9.6).
 func (c *conn) Close() error {
 	if c.bad.Load() {
-		_ = c.CloseWrite()
-		_ = c.SetReadDeadline(time.Now().Add(lingerTime)) // a closed one has none
-		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+		c.linger()
 	}
 	return c.Conn.Close()
+}
+
+// linger ends what the client hears, and leaves it time to hear the last of it.
+func (c *conn) linger() {
+	_ = c.CloseWrite()
+	until := time.Now().Add(lingerTime)
+	_ = c.SetReadDeadline(until) // a closed one has none
+	if _, err := io.CopyN(io.Discard, c.Conn, lingerBytes); err == nil {
+		time.Sleep(time.Until(until)) // there is more, which nobody will read
+	}
 }
 
 const (
@@ -97,18 +110,27 @@ type tlsConn struct {
 // ConnectionState tells net/http of the TLS.
 func (c tlsConn) ConnectionState() tls.ConnectionState { return c.inner.ConnectionState() }
 
-// Release ends the looking at a connection that a handler has taken over, and gives what is beneath:
-// the *net.TCPConn itself where the client speaks plainly, so that the kernel can move its bytes, the
-// *tls.Conn otherwise. Whoever calls it closes what it gives, and calls left then: the connection is
-// none of the client's many any more.
-func Release(c net.Conn) net.Conn {
+// scanned gives the scanner of a connection that a Listener made, and its TLS where it speaks HTTP/1 by it.
+func scanned(c net.Conn) (in *conn, secure *tls.Conn) {
 	switch c := c.(type) {
 	case plainConn:
-		return c.release()
+		return c.conn, nil
 	case tlsConn:
-		return c.release()
+		return c.conn, c.inner
 	}
-	return c
+	return nil, nil
+}
+
+// Release ends the looking at a connection that a handler has taken over, and gives what is beneath:
+// the *net.TCPConn itself where the client speaks plainly, so that the kernel can move its bytes, the
+// *tls.Conn otherwise. Whoever calls it closes what it gives: the connection is none of the client's
+// many any more. What was read ahead comes behind what the handler was given of it.
+func Release(c net.Conn) (inner net.Conn, ahead []byte) {
+	in, _ := scanned(c)
+	if in == nil {
+		return c, nil
+	}
+	return in.release(), in.back
 }
 
 func (c *conn) release() net.Conn {
@@ -127,13 +149,8 @@ func (c *conn) release() net.Conn {
 
 // Redirects tells whether a connection came to a listener that only leads elsewhere.
 func Redirects(c net.Conn) bool {
-	switch c := c.(type) {
-	case plainConn:
-		return c.owner.opt.Redirect
-	case tlsConn:
-		return c.owner.opt.Redirect
-	}
-	return false
+	in, _ := scanned(c)
+	return in != nil && in.owner.opt.Redirect
 }
 
 // base is an accepted connection: it knows its client's address, and when it leaves the crowd.

@@ -12,10 +12,10 @@ const maxLines = 64
 
 var endOfHead = []byte("\r\n\r\n")
 
-// headers reads header lines, each ended by CRLF, that are written in the plainest way: a token, a
+// Headers reads header lines, each ended by CRLF, that are written in the plainest way: a token, a
 // colon, a value without control bytes. Everything else, such as folded lines, bare LF or blanks
 // around a name, is not ok: two parsers may differ about it. It keeps parts of text.
-func headers(text string) (h http.Header, ok bool) {
+func Headers(text string) (h http.Header, ok bool) {
 	lines := strings.Count(text, "\n")
 	if lines > maxLines {
 		return nil, false
@@ -109,7 +109,7 @@ func plainAnswer(b []byte, r *http.Request) (res *http.Response, size int) {
 	if status < 200 || status == http.StatusNoContent || status == http.StatusNotModified {
 		return nil, 0
 	}
-	h, ok := headers(rest)
+	h, ok := Headers(rest)
 	if !ok || len(h["Transfer-Encoding"]) > 0 || len(h["Trailer"]) > 0 || len(h["Pragma"]) > 0 || len(h["Content-Length"]) != 1 {
 		return nil, 0
 	}
