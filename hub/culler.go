@@ -77,7 +77,7 @@ func (m *Manager) holdCull(ctx context.Context, c *culler) bool {
 
 // cull makes one round. However long guests take to answer, it ends in time for the next.
 func (m *Manager) cull(ctx context.Context, c *culler) {
-	activity, ready, err := m.observe(ctx)
+	activity, running, err := m.observe(ctx)
 	observed := c.clock.tick(time.Now(), err == nil)
 	if err != nil {
 		return
@@ -86,7 +86,7 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 	defer done()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 64)
-	for _, rec := range ready {
+	for _, rec := range running {
 		rule, err := m.ruleFor(ctx, rec)
 		if err != nil || rule.Idle <= 0 && rule.MaxAge <= 0 {
 			continue
@@ -101,7 +101,7 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 		})
 	}
 	wg.Wait()
-	c.keepOnly(ready)
+	c.keepOnly(running)
 }
 
 // verdictOn decides of one server; it is not known of one whose turn to be asked did not come in
@@ -120,12 +120,13 @@ func (m *Manager) verdictOn(ctx context.Context, c *culler, rec Server, rule Cul
 	return v, true
 }
 
-// idleSince tells since when nobody used a server and it computed nothing.
+// idleSince tells since when nobody used a server and it computed nothing. A paused one computes nothing,
+// and is not asked: that would have to wake it.
 func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule CullRule, used time.Time, every time.Duration) (since time.Time, known bool) {
 	c.mu.Lock()
 	seen := c.seen[rec.Key]
 	c.mu.Unlock()
-	if rule.Idle <= 0 || time.Since(used) < every || time.Since(seen.at) < every {
+	if rule.Idle <= 0 || rec.Phase == Paused || time.Since(used) < every || time.Since(seen.at) < every {
 		return latest(used, seen.busy), true
 	}
 	if ctx.Err() != nil {
@@ -141,7 +142,7 @@ func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule Cul
 	return latest(used, seen.busy), true
 }
 
-// observe reads every ready server and when it was last used.
+// observe reads every running server, paused ones too, and when it was last used.
 func (m *Manager) observe(ctx context.Context) (map[ServerKey]time.Time, []Server, error) {
 	activity := map[ServerKey]time.Time{}
 	for a, err := range m.cfg.Routes.Activities(ctx) {
@@ -150,16 +151,16 @@ func (m *Manager) observe(ctx context.Context) (map[ServerKey]time.Time, []Serve
 		}
 		activity[a.Key] = a.Last
 	}
-	var ready []Server
+	var running []Server
 	for s, err := range m.cfg.Servers.Servers(ctx) {
 		if err != nil {
 			return nil, nil, err
 		}
-		if s.Phase == Ready {
-			ready = append(ready, s)
+		if s.Phase == Ready || s.Phase == Paused {
+			running = append(running, s)
 		}
 	}
-	return activity, ready, nil
+	return activity, running, nil
 }
 
 // computing asks the server for busy kernels. Its word counts only with CPU use to show for it, and
@@ -256,9 +257,9 @@ func latest(times ...time.Time) time.Time {
 	return t
 }
 
-func (c *culler) keepOnly(ready []Server) {
-	live := make(map[ServerKey]bool, len(ready))
-	for _, s := range ready {
+func (c *culler) keepOnly(running []Server) {
+	live := make(map[ServerKey]bool, len(running))
+	for _, s := range running {
 		live[s.Key] = true
 	}
 	maps.DeleteFunc(c.seen, func(key ServerKey, _ asked) bool { return !live[key] })

@@ -230,6 +230,35 @@ func TestAPausedServerEnds(t *testing.T) {
 	})
 }
 
+// The rules hold for paused servers too, and nobody wakes one to find out whether it is idle.
+func TestAPausedServerIsCulled(t *testing.T) {
+	for name, r := range map[string]hub.CullRule{"idle": rule, "age": {MaxAge: hour, Warning: 10 * minute}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				key := keyOf(t, "alice", "")
+				h := w.hub()
+				w.cullBy(r)
+				w.paused(h, key)
+				asked := w.notebook.Asked(key)
+				w.machine.On(hubtest.AtResume, func(context.Context, hub.ServerKey) error {
+					t.Error("it was woken")
+					return nil
+				})
+				time.Sleep(15 * time.Second) // a sample is taken
+				synctest.Wait()
+				if u, _, ok := h.Usage(key); !ok || u.Memory == 0 {
+					t.Errorf("its usage is %+v, %v", u, ok)
+				}
+				warned, stopped := w.fate(key, 2*hour)
+				if !about(warned, 50*minute) || !about(stopped, hour) || w.notebook.Asked(key) != asked {
+					t.Errorf("warned after %v, stopped after %v, asked %d times", warned, stopped, w.notebook.Asked(key)-asked)
+				}
+				w.agrees(key, hub.Absent)
+			})
+		})
+	}
+}
+
 // A stop that finds a pause under way does not wait for the next reconciliation.
 func TestStopRacingAPause(t *testing.T) {
 	for _, after := range []time.Duration{0, 100 * time.Millisecond, 255 * time.Millisecond} {

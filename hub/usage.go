@@ -65,7 +65,7 @@ func (b *usageBoard) forget(key ServerKey) {
 	delete(b.last, key)
 }
 
-// usageLoop samples every ready server.
+// usageLoop samples every running server, paused ones too: that does not wake them.
 func (m *Manager) usageLoop(ctx context.Context) {
 	if m.meter == nil {
 		return
@@ -74,15 +74,15 @@ func (m *Manager) usageLoop(ctx context.Context) {
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		slots := make(chan struct{}, 4)
-		ready := map[ServerKey]bool{}
+		running := map[ServerKey]bool{}
 		for s, err := range m.cfg.Servers.Servers(ctx) {
 			if err != nil {
 				return
 			}
-			if s.Phase != Ready {
+			if s.Phase != Ready && s.Phase != Paused {
 				continue
 			}
-			ready[s.Key] = true
+			running[s.Key] = true
 			slots <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-slots }()
@@ -93,7 +93,7 @@ func (m *Manager) usageLoop(ctx context.Context) {
 				}
 			})
 		}
-		m.usage.keepOnly(ready)
+		m.usage.keepOnly(running)
 	})
 }
 
