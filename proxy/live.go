@@ -29,7 +29,12 @@ type live struct {
 	meter *tunnelMeter       // of all tunnels
 	awake func(*route) error // wakes the server, if it is paused
 
-	mu      sync.Mutex             // deadlines, once the tunnel is cut
+	sending sync.Mutex             // writes to the server, with up.frames
+	pingDue atomic.Bool            // the browser is to be asked whether it is there
+	owed    atomic.Pointer[[]byte] // a pong to the browser
+
+	mu      sync.Mutex             // deadlines, once the tunnel is cut, and the back's for reading
+	until   time.Time              // that one, but for a moment; with mu
 	closing atomic.Pointer[[]byte] // the close frame for the browser, once the tunnel is cut
 	cutAt   int64                  // when, in unix nanoseconds; with mu
 
@@ -111,31 +116,35 @@ func (t *live) upstream(first []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closing.Load() == nil {
-		_ = t.back.SetReadDeadline(time.Now().Add(halfOpen))
+		t.until = time.Now().Add(halfOpen)
+		_ = t.back.SetReadDeadline(t.until)
 	}
 }
 
-// toServer writes a chunk to the server. Once the tunnel is cut nothing more gets there.
+// toServer writes a chunk to the server, which is woken for it if need be. Once the tunnel is cut
+// nothing more gets there.
 func (t *live) toServer(b []byte) error {
 	t.meter.received.Add(uint64(len(b)))
 	t.route.stats.received.Add(uint64(len(b)))
-	before := t.up.frames.data
-	t.up.frames.advance(b)
 	if t.closing.Load() != nil {
 		return errEnding
 	}
-	now := time.Now()
-	t.extend(&t.up, t.back, now)
-	if t.up.frames.data != before {
+	now, next := time.Now(), t.up.frames
+	next.advance(b)
+	if next.data != t.up.frames.data {
 		t.route.stats.used.Store(now.UnixNano())
 	}
 	if t.route.paused() {
-		if err := t.awake(t.route); err != nil {
-			t.cut(closeTryAgain, "the server could not be woken")
-			return errEnding
+		var err error
+		if b, err = t.toPaused(b); err != nil || len(b) == 0 {
+			return err
 		}
-		t.extend(&t.up, t.back, time.Now())
+		now = time.Now()
 	}
+	t.sending.Lock()
+	defer t.sending.Unlock()
+	t.up.frames = next
+	t.extend(&t.up, t.back, now)
 	_, err := t.back.Write(b)
 	return err
 }
@@ -144,7 +153,8 @@ func (t *live) toServer(b []byte) error {
 func (t *live) downstream(first []byte) {
 	defer t.finish()
 	if len(first) == 0 || t.toClient(first) == nil {
-		pump(t.back, t.toClient)
+		for pump(t.back, t.toClient) && t.speak() {
+		}
 	}
 	if frame := t.ending(); frame != nil {
 		if !t.down.frames.atBoundary() {

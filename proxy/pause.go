@@ -76,6 +76,7 @@ func (p *Proxy) wake(ctx context.Context, rt *route, w *wakening) {
 	defer done()
 	mark := rt.rest.mark.Load()
 	if mark != 0 { // it may just have been woken
+		p.tunnels.on(rt, (*live).pong)
 		w.err = p.askWake(ctx, rt.Key)
 	}
 	if w.err == nil {

@@ -9,6 +9,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -42,6 +43,7 @@ type Config struct {
 	Hub             hub.Endpoint   // the hub's pages
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
+	PausePing       time.Duration  // how often browsers at paused servers are pinged; 0: every 25 s
 	Access          AccessLog
 	Version         string // shown in the metrics
 	// Challenge is what an ACME server wants to read at a host for a token (HTTP-01); nil: nothing.
@@ -83,6 +85,7 @@ func New(cfg Config) (*Proxy, error) {
 		cfg.Routes == nil || cfg.Names == nil || cfg.Changes == nil || cfg.Events == nil || cfg.Hub.IsZero() || cfg.Edge.IsZero() || cfg.Logger == nil {
 		return nil, hub.Errorf(hub.Internal, "make proxy", "a part is missing")
 	}
+	cfg.PausePing = cmp.Or(cfg.PausePing, pausePing)
 	p := &Proxy{
 		cfg: cfg, reload: make(chan struct{}, 1), recheck: make(chan struct{}, 1), objects: make(chan *route, maxObjections), seen: map[hub.SecretHash]time.Time{},
 	}
@@ -116,6 +119,7 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	loops.Go(func() { p.activityLoop(background) })
 	loops.Go(func() { p.recheckLoop(background) })
 	loops.Go(func() { p.objectLoop(background) })
+	loops.Go(func() { p.pingLoop(background) })
 	select {
 	case <-read:
 	case <-ctx.Done():

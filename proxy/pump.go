@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 
@@ -14,20 +15,21 @@ const chunkSize = 32 << 10
 
 var chunks = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
 
-// pump reads from a connection until its end and gives each chunk to send. While the connection is
-// silent no buffer is held: one is borrowed only once there is something to read.
-func pump(src net.Conn, send func([]byte) error) {
+// pump reads from a connection until its end, or its deadline, and gives each chunk to send; it tells
+// whether it was the deadline. While the connection is silent no buffer is held: one is borrowed only
+// once there is something to read.
+func pump(src net.Conn, send func([]byte) error) (late bool) {
 	sc, ok := src.(syscall.Conn)
 	if !ok {
-		pumpPlain(src, send)
-		return
+		return pumpPlain(src, send)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return
+		return false
 	}
 	// One call waits and reads again and again: what each call costs anew is spared for a message.
-	_ = raw.Read(func(fd uintptr) bool { return drawn(int(fd), send) }) // a deadline, or the end
+	err = raw.Read(func(fd uintptr) bool { return drawn(int(fd), send) })
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // drawn gives to send what there is to read. It is false when there may be more later.
@@ -48,12 +50,32 @@ func drawn(fd int, send func([]byte) error) (over bool) {
 }
 
 // pumpPlain is for connections that are no plain sockets, such as TLS.
-func pumpPlain(src io.Reader, send func([]byte) error) {
+func pumpPlain(src io.Reader, send func([]byte) error) (late bool) {
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := src.Read(buf)
-		if n > 0 && send(buf[:n]) != nil || err != nil {
-			return
+		if n > 0 && send(buf[:n]) != nil {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
+}
+
+// writeAtOnce writes to a connection as much as it takes without waiting.
+func writeAtOnce(c net.Conn, b []byte) (n int) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Write(func(fd uintptr) bool { // what fails shows at the next write
+		n, _ = unix.Write(int(fd), b)
+		return true
+	})
+	return max(n, 0)
 }
