@@ -37,6 +37,7 @@ type handover struct {
 	Edge            string        `json:"edge"`
 	Statics         string        `json:"statics"` // directory
 	RedisGrace      time.Duration `json:"redis_grace"`
+	PausePing       time.Duration `json:"pause_ping"`
 	Drain           proxy.Drain   `json:"drain"`
 	LogLevel        string        `json:"log_level"`
 	LogFormat       string        `json:"log_format"`

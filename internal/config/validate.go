@@ -58,6 +58,7 @@ func (c *Config) Validate(m Machine) []Fault {
 	k.that(len(c.RunDir())+len("/redis/redis.sock") <= 107, "state_dir", "the path is too long for the sockets in it", "use a shorter one")
 	k.that(c.Sessions.Lifetime > 0, "sessions.lifetime", "sessions must last", "give something like 14d")
 	k.that(c.Proxy.UID > 0 && c.Proxy.UID <= maxUID, "proxy.uid", "the proxy does not run as root", "use a user id of its own, such as 64998")
+	k.that(c.Proxy.PausePing >= Duration(time.Second), "proxy.pause_ping", "this is too often", "give something like 25s")
 	for field, d := range map[string]Duration{"drain_notice": c.Proxy.DrainNotice, "drain_timeout": c.Proxy.DrainTimeout, "drain_spread": c.Proxy.DrainSpread, "upgrade_timeout": c.Proxy.UpgradeTimeout} {
 		k.that(d >= 0 && d <= Duration(time.Hour), "proxy."+field, "this is no time to wait for", "give something like 10s, an hour at most")
 	}
