@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -82,4 +83,71 @@ func (d *deployment) containerState() string {
 		d.t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// Jupyter's server pings each websocket every 30 seconds, and closes one that did not answer by the
+// next time. Here it is frozen between a ping and its answer, which never comes, for longer than that:
+// when it goes on, the websocket is there all the same. Meanwhile the proxy pings the browser.
+func TestALongPause(t *testing.T) {
+	d := deploy(t, options{extra: "proxy: {pause_ping: 5s}\nspawner: {kernel_check: false}\n"})
+	alice := d.person("alice")
+	alice.signIn()
+	alice.start("")
+	k := alice.newKernel()
+	k.run("x = 7")
+	silent := alice.openKernel(k.id)
+	asked, over := make(chan struct{}, 1), make(chan error, 1)
+	var ours, theirs atomic.Int32
+	answer := silent.conn.PingHandler()
+	silent.conn.SetPingHandler(func(payload string) error {
+		if payload == "carrel" {
+			ours.Add(1)
+		} else if theirs.Add(1) == 1 {
+			asked <- struct{}{}
+			return nil // it gets no answer to the first
+		}
+		return answer(payload)
+	})
+	go func() {
+		for {
+			if _, _, err := silent.conn.ReadMessage(); err != nil {
+				over <- err
+				return
+			}
+		}
+	}()
+	select {
+	case <-asked:
+	case <-time.After(time.Minute):
+		t.Fatal("the server does not ping")
+	}
+	alice.pause()
+	began := time.Now()
+	for time.Since(began) < 95*time.Second {
+		select {
+		case err := <-over:
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		case <-time.After(time.Second):
+		}
+		if state := d.containerState(); state != "paused" {
+			t.Fatalf("after %v: the container is %s", time.Since(began), state)
+		}
+	}
+	if n := ours.Load(); n < 15 {
+		t.Errorf("the browser was pinged %d times", n)
+	}
+	if out := k.run("print(x)"); strings.TrimSpace(out) != "7" {
+		t.Errorf("the variable is %q", out)
+	}
+	select {
+	case err := <-over:
+		t.Fatalf("at the end of the pause: %v", err)
+	case <-time.After(3 * time.Second):
+	}
+	if theirs.Load() < 2 {
+		t.Error("the server did not look whether its client is there")
+	}
+	if out := k.run("print(x + 1)"); strings.TrimSpace(out) != "8" {
+		t.Errorf("the variable is %q", out)
+	}
 }
