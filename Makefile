@@ -10,7 +10,7 @@ SOAK_FOR ?= 60m
 # Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-proxy bench-idle bench-routes bootstrap-test soak clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-wake bench-proxy bench-idle bench-routes bootstrap-test soak clean
 .NOTPARALLEL:
 
 run:
@@ -51,6 +51,10 @@ soak: bootstrap-test build
 # A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
 bench-spawn: bootstrap-test build
 	$(GO) run ./bench/spawn -rounds $(BENCH_ROUNDS)
+
+# How long a cell waits for a paused server; fails over 100 ms for 95 of 100.
+bench-wake: bootstrap-test build
+	$(GO) run ./bench/spawn wake -pauses 200
 
 # The proxy beside nginx, haproxy, configurable-http-proxy and the standard library's, alternately.
 bench-proxy: bootstrap-test build

@@ -1,6 +1,6 @@
 // Command spawn measures a start in Carrel, cold and from a server that was kept ready, beside JupyterHub
 // with DockerSpawner: from the start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
-// once.
+// once. `spawn wake` measures how long a paused server takes to answer.
 //
 // It owns both deployments for as long as it runs: it installs JupyterHub and its proxy from their
 // registries into a cache directory, puts the single-user server on top of the same kernel image,
@@ -31,7 +31,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	var err error
+	if args := os.Args[1:]; len(args) > 0 && args[0] == "wake" {
+		err = runWake(ctx, args[1:], os.Stdout)
+	} else {
+		err = run(ctx, args, os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
