@@ -88,7 +88,10 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 	slots := make(chan struct{}, 64)
 	for _, rec := range running {
 		rule, err := m.ruleFor(ctx, rec)
-		if err != nil || rule.Idle <= 0 && rule.MaxAge <= 0 {
+		if m.pauser == nil {
+			rule.Pause = 0
+		}
+		if err != nil || rule.Idle <= 0 && rule.MaxAge <= 0 && rule.Pause <= 0 {
 			continue
 		}
 		slots <- struct{}{}
@@ -96,7 +99,7 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 			defer func() { <-slots }()
 			v, known := m.verdictOn(askCtx, c, rec, rule, activity[rec.Key], observed)
 			if known {
-				m.judge(ctx, rec, v)
+				m.judge(ctx, rec, v, latest(activity[rec.Key], rec.Started))
 			}
 		})
 	}
@@ -107,17 +110,32 @@ func (m *Manager) cull(ctx context.Context, c *culler) {
 // verdictOn decides of one server; it is not known of one whose turn to be asked did not come in
 // this round. Who is to end is asked once more.
 func (m *Manager) verdictOn(ctx context.Context, c *culler, rec Server, rule CullRule, used, observed time.Time) (v verdict, known bool) {
-	// Under a short rule more often, so that who computes is not warned between two askings.
-	for _, every := range []time.Duration{min(askEvery, (rule.Idle-rule.Warning)/2), 0} {
+	for _, every := range []time.Duration{rule.askEvery(), 0} {
 		since, known := m.idleSince(ctx, c, rec, rule, latest(used, rec.Started, observed), every)
 		if !known {
 			return verdict{}, false
 		}
-		if v = decide(rec, rule, since, observed, time.Now()); !v.stop || rule.Idle <= 0 {
+		if v = decide(rec, rule, since, observed, time.Now()); !v.stop && !v.pause || !rule.asks() {
 			break
 		}
 	}
 	return v, true
+}
+
+// asks tells whether a server has to be asked for its kernels.
+func (r CullRule) asks() bool { return r.Idle > 0 || r.Pause > 0 }
+
+// askEvery is how often: under a short rule more often, so that who computes is not warned or paused
+// between two askings.
+func (r CullRule) askEvery() time.Duration {
+	every := askEvery
+	if r.Idle > 0 {
+		every = min(every, (r.Idle-r.Warning)/2)
+	}
+	if r.Pause > 0 {
+		every = min(every, r.Pause/2)
+	}
+	return every
 }
 
 // idleSince tells since when nobody used a server and it computed nothing. A paused one computes nothing,
@@ -126,7 +144,7 @@ func (m *Manager) idleSince(ctx context.Context, c *culler, rec Server, rule Cul
 	c.mu.Lock()
 	seen := c.seen[rec.Key]
 	c.mu.Unlock()
-	if rule.Idle <= 0 || rec.Phase == Paused || time.Since(used) < every || time.Since(seen.at) < every {
+	if !rule.asks() || rec.Phase == Paused || time.Since(used) < every || time.Since(seen.at) < every {
 		return latest(used, seen.busy), true
 	}
 	if ctx.Err() != nil {
@@ -188,11 +206,24 @@ type verdict struct {
 	why  string
 	rule string // idle or age
 	stop bool
+	// pause it, whatever else is due. Nobody is warned of that: whoever is there does not notice.
+	pause bool
 }
 
-// decide is the rules, pure. A server that was not warned yet, or whose warning ran while nobody
-// observed, gets the full warning, whatever its idle time says.
+// stayAwake is how long a server is left awake at least that something woke which is no use.
+const stayAwake = time.Minute
+
+// decide is the rules, pure.
 func decide(rec Server, rule CullRule, idleSince, observed, now time.Time) verdict {
+	v := decideEnd(rec, rule, idleSince, observed, now)
+	due := latest(idleSince.Add(rule.Pause), rec.Since.Add(min(rule.Pause, stayAwake)))
+	v.pause = rule.Pause > 0 && rec.Phase == Ready && !v.stop && !now.Before(due)
+	return v
+}
+
+// decideEnd tells whether a server is to end. One that was not warned yet, or whose warning ran while nobody
+// observed, gets the full warning, whatever its idle time says.
+func decideEnd(rec Server, rule CullRule, idleSince, observed, now time.Time) verdict {
 	var at time.Time
 	why, by := "", "idle"
 	if rule.Idle > 0 {
@@ -213,18 +244,21 @@ func decide(rec Server, rule CullRule, idleSince, observed, now time.Time) verdi
 	return verdict{at: at, why: why, rule: by, stop: !now.Before(at)}
 }
 
-// judge carries a verdict out: stop, warn, or take a warning back, unless the record changed since
-// it was read: started anew, or extended. The next round judges what it is by then.
-func (m *Manager) judge(ctx context.Context, rec Server, v verdict) {
+// judge carries a verdict out: stop, pause, warn, or take a warning back, unless the record changed
+// since it was read: started anew, or extended. The next round judges what it is by then.
+func (m *Manager) judge(ctx context.Context, rec Server, v verdict, used time.Time) {
 	var err error
+	unchanged := func(s Server) bool { return s.Revision == rec.Revision }
 	switch {
-	case v.stop && m.flying(rec.Key) != nil: // something else is being done about it
+	case (v.stop || v.pause) && m.flying(rec.Key) != nil: // something else is being done about it
 	case v.stop:
 		m.cfg.Logger.InfoContext(ctx, "culled", "server", rec.Key.String(), "why", v.why)
-		_, err = m.stop(ctx, rec.Key, "the hub stopped your server because "+v.why, func(s Server) bool { return s.Revision == rec.Revision })
+		_, err = m.stop(ctx, rec.Key, "the hub stopped your server because "+v.why, unchanged)
 		if err == nil {
 			m.cfg.Observer.Culled(v.rule)
 		}
+	case v.pause:
+		_, err = m.pause(ctx, rec.Key, used, unchanged)
 	case !v.at.Equal(rec.CullAt):
 		rec.CullAt, rec.CullWhy = v.at, v.why
 		_, err = m.cfg.Servers.PutServer(ctx, rec)

@@ -36,6 +36,38 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestDecidePause(t *testing.T) {
+	now := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	rule := CullRule{Pause: 30 * time.Minute, Idle: 2 * time.Hour, Warning: 10 * time.Minute}
+	ready := Server{Phase: Ready, Started: ago(9 * time.Hour), Since: ago(9 * time.Hour)}
+	woken := ready
+	woken.Since = ago(30 * time.Second)
+	paused := woken
+	paused.Phase = Paused
+	over := ready
+	over.CullAt = ago(time.Second)
+	for name, c := range map[string]struct {
+		rec  Server
+		rule CullRule
+		idle time.Duration
+		want bool
+	}{
+		"in use":                               {ready, rule, 29 * time.Minute, false},
+		"idle":                                 {ready, rule, 30 * time.Minute, true},
+		"a warning is out":                     {ready, rule, 115 * time.Minute, true},
+		"it is to be stopped":                  {over, rule, 3 * time.Hour, false},
+		"paused already":                       {paused, rule, time.Hour, false},
+		"just woken by what is no use":         {woken, rule, time.Hour, false},
+		"no rule":                              {ready, CullRule{Idle: 2 * time.Hour}, time.Hour, false},
+		"woken, of a profile that is in haste": {woken, CullRule{Pause: 20 * time.Second}, time.Hour, true},
+	} {
+		if v := decide(c.rec, c.rule, ago(c.idle), ago(10*time.Hour), now); v.pause != c.want {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}
+
 // An outage is not idleness: after a gap every clock starts anew.
 func TestWatchClock(t *testing.T) {
 	var w watchClock

@@ -259,6 +259,47 @@ func TestAPausedServerIsCulled(t *testing.T) {
 	}
 }
 
+// An idle server is paused by its rule, one that computes is not, and each use gives it the whole time
+// anew. In the end it is stopped as any other.
+func TestIdleServersArePaused(t *testing.T) {
+	r := rule
+	r.Pause = 20 * minute
+	busy := hubtest.Mood{State: hub.NotebookState{Kernels: 1, BusyKernels: 1}}
+	inWorld(t, func(t *testing.T, w *world) {
+		idle, computes := keyOf(t, "alice", ""), keyOf(t, "bob", "")
+		h := w.hub()
+		w.cullBy(r)
+		w.notebook.Set(computes, busy)
+		w.machine.SetCPU(computes, 0.9)
+		w.ready(h, idle)
+		w.ready(h, computes)
+		phaseAfter := func(after time.Duration, want hub.Phase) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			w.agrees(idle, want)
+			w.agrees(computes, hub.Ready)
+		}
+		phaseAfter(15*minute, hub.Ready)
+		phaseAfter(10*minute, hub.Paused)
+		w.use(idle)
+		if _, err := h.Wake(t.Context(), idle); err != nil {
+			t.Fatal(err)
+		}
+		phaseAfter(15*minute, hub.Ready)
+		phaseAfter(10*minute, hub.Paused)
+		asked := w.notebook.Asked(idle)
+		if _, stopped := w.fate(idle, hour); !about(stopped, 35*minute) || w.notebook.Asked(idle) != asked {
+			t.Errorf("stopped after %v, asked %d times", stopped, w.notebook.Asked(idle)-asked)
+		}
+		w.machine.SetCPU(computes, 0)
+		w.notebook.Set(computes, hubtest.Mood{})
+		time.Sleep(25 * minute)
+		synctest.Wait()
+		w.agrees(computes, hub.Paused)
+	})
+}
+
 // A stop that finds a pause under way does not wait for the next reconciliation.
 func TestStopRacingAPause(t *testing.T) {
 	for _, after := range []time.Duration{0, 100 * time.Millisecond, 255 * time.Millisecond} {

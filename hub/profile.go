@@ -66,8 +66,9 @@ type Profile struct {
 	Spare       Spare             `json:"-"`           // servers that wait, started, for whoever wants one next
 }
 
-// CullRule says when a server of a profile ends by itself; zero durations switch a rule off.
+// CullRule says when a server of a profile is paused or ends by itself; zero durations switch a rule off.
 type CullRule struct {
+	Pause   time.Duration `json:"pause"`    // frozen when unused for so long
 	Idle    time.Duration `json:"idle"`     // unused for so long
 	MaxAge  time.Duration `json:"max_age"`  // this long after its start, used or not
 	Warning time.Duration `json:"warning"`  // told so long before

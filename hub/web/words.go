@@ -129,7 +129,7 @@ type cullView struct {
 }
 
 func (w *Web) cullOf(s hub.Server, groups []string) *cullView {
-	if s.CullAt.IsZero() || s.Phase != hub.Ready {
+	if s.CullAt.IsZero() || s.Phase != hub.Ready && s.Phase != hub.Paused {
 		return nil
 	}
 	rule := w.cfg.Servers.Policy().CullRule(s.Profile, groups)

@@ -207,6 +207,7 @@ type Mount struct {
 
 // Cull is a rule.
 type Cull struct {
+	Pause   Duration `yaml:"pause_after" doc:"Unused for so long, it is paused: frozen, without CPU, until the next use wakes it; 0: never. A kernel that computes counts as use."`
 	Idle    Duration `yaml:"idle" doc:"Unused for so long; 0: never. A kernel that computes counts as use, an open tab does not."`
 	MaxAge  Duration `yaml:"max_age" doc:"So long after its start, used or not; 0: never."`
 	Warning Duration `yaml:"warning" doc:"The owner is warned so long before."`
@@ -346,5 +347,5 @@ func (p Profile) resolve(kernelImage string) hub.Profile {
 }
 
 func (c Cull) rule() hub.CullRule {
-	return hub.CullRule{Idle: time.Duration(c.Idle), MaxAge: time.Duration(c.MaxAge), Warning: time.Duration(c.Warning), BusyMax: time.Duration(c.BusyMax), Extend: time.Duration(c.Extend)}
+	return hub.CullRule{Pause: time.Duration(c.Pause), Idle: time.Duration(c.Idle), MaxAge: time.Duration(c.MaxAge), Warning: time.Duration(c.Warning), BusyMax: time.Duration(c.BusyMax), Extend: time.Duration(c.Extend)}
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"carrel/hub"
 )
@@ -86,6 +87,8 @@ func (p Profile) validateShape(k *checks, at string) {
 }
 
 func (c Cull) validate(k *checks, at string) {
+	k.that(c.Pause == 0 || c.Pause >= Duration(10*time.Second), at+"pause_after", "this is too short", "give something like 30m")
+	k.that(c.Pause == 0 || c.Idle == 0 || c.Pause < c.Idle, at+"pause_after", "it would be stopped before it is paused", "give less than idle")
 	for _, limit := range []struct {
 		length Duration
 		name   string
