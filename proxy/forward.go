@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"sync"
+	"time"
 
 	"carrel/hub"
 	"carrel/internal/h1"
@@ -143,12 +144,21 @@ func unreachable(w http.ResponseWriter, err error) error {
 }
 
 // forward sends a request on to a person's server with the server's own token, which nobody past
-// this point sees.
-func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who caller) error {
+// this point sees. The answer to a poll is kept; its name is empty for any other request.
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who caller, poll string) error {
+	began := time.Now()
+	if poll == "" && !isSafe(r.Method) {
+		defer rt.rest.copies.forget()
+	}
 	return p.pass(w, r, rt.Endpoint, func(out *http.Request) {
 		p.introduce(out.Header, rt, who)
 		out.Header.Set("Accept-Encoding", encoding(r)) // one that the token can be looked for in
-	}, func(res *http.Response) { p.receive(res, rt) })
+	}, func(res *http.Response) {
+		p.receive(res, rt)
+		if poll != "" {
+			rt.rest.copies.keep(res, who, poll, began)
+		}
+	})
 }
 
 // serverToken is the token of a route's server, which is derived once.

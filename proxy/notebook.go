@@ -74,6 +74,10 @@ func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, r
 	if !upgrade && p.serveStatic(w, r, rt, rest) {
 		return nil
 	}
+	poll := pollName(r, rest)
+	if poll != "" && rt.paused() && rt.rest.copies.answer(w, who, poll, rt.lastUsed()) {
+		return nil
+	}
 	rt.rest.holds.Add(1)
 	defer rt.rest.holds.Add(-1)
 	if err := p.awake(r.Context(), rt); err != nil {
@@ -82,7 +86,7 @@ func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, r
 	if upgrade {
 		return p.tunnel(w, r, rt, who)
 	}
-	return p.forward(w, r, rt, who)
+	return p.forward(w, r, rt, who, poll)
 }
 
 // known tells whether there is a server of this name: its route says so, or its record. After the
@@ -92,11 +96,11 @@ func (p *Proxy) known(key hub.ServerKey) bool { return p.routes.known(key) || p.
 // isUse tells whether an ordinary request shows that a person is there: unsafe methods do, but for
 // what an open tab sends by itself. JupyterLab writes its layout down every ten seconds.
 func isUse(method, rest string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return false
-	}
-	return !strings.HasPrefix(rest, "lab/api/workspaces/")
+	return !isSafe(method) && !strings.HasPrefix(rest, "lab/api/workspaces/")
+}
+
+func isSafe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 // askSignIn leads a person to the hub for a session on this host, and tells a program that it has none.

@@ -31,6 +31,16 @@ type rest struct {
 
 	mu     sync.Mutex
 	waking *wakening // that is under way
+
+	copies copies
+}
+
+// told takes what a route says of the pause.
+func (s *rest) told(mark int64) {
+	if mark != 0 && s.mark.Load() == 0 {
+		s.copies.since.Store(time.Now().UnixNano())
+	}
+	s.mark.Store(mark)
 }
 
 // wakening is a call to the hub that all share who wait for a server.
@@ -126,7 +136,7 @@ func (p *Proxy) hearPause(key hub.ServerKey) {
 
 func (r *route) inUse() bool {
 	mark := r.rest.mark.Load()
-	return mark != 0 && (r.rest.holds.Load() > 0 || time.Unix(0, r.stats.used.Load()).UnixMilli() > mark)
+	return mark != 0 && (r.rest.holds.Load() > 0 || r.lastUsed().UnixMilli() > mark)
 }
 
 // objectLoop has those servers woken that are in use.

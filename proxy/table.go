@@ -42,6 +42,9 @@ type routeStats struct {
 	tunnels        atomic.Int64  // open
 }
 
+// lastUsed is the zero of unix time where nobody did.
+func (r *route) lastUsed() time.Time { return time.Unix(0, r.stats.used.Load()) }
+
 func (r *route) touch() { r.stats.used.Store(time.Now().UnixNano()) }
 
 func (t *routeTable) all() iter.Seq2[hub.ServerKey, *route] { return t.now.all() }
@@ -75,7 +78,7 @@ func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
 	next := &route{Route: *r, stats: &routeStats{}, rest: &rest{}}
 	next.Paused = 0
 	if old != nil && old.Route == next.Route {
-		old.rest.mark.Store(r.Paused)
+		old.rest.told(r.Paused)
 		return nil
 	}
 	if old != nil {
@@ -85,7 +88,7 @@ func set(m map[hub.ServerKey]*route, key hub.ServerKey, r *hub.Route) *route {
 			next.files.Store(old.files.Load())
 		}
 	}
-	next.rest.mark.Store(r.Paused)
+	next.rest.told(r.Paused)
 	m[key] = next
 	return old
 }
