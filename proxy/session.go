@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"carrel/hub"
 )
 
@@ -31,6 +33,7 @@ const (
 	secretLength = 43 // of a cookie that we made
 	maxCookies   = 4  // of one name that are tried
 	touchEvery   = time.Minute
+	seenAtOnce   = 16
 )
 
 // authenticate finds the caller by token or by cookie of the host that was asked. A token that is
@@ -160,11 +163,18 @@ func (p *Proxy) flushSeen(ctx context.Context) {
 	p.seenMu.Unlock()
 	ctx, done := context.WithTimeout(ctx, flushWithin)
 	defer done()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(seenAtOnce)
 	for h, at := range seen {
-		if err := p.cfg.Sessions.TouchSession(ctx, h, at); err != nil && hub.KindOf(err) != hub.NotFound {
-			p.cfg.Logger.WarnContext(ctx, "use of sessions not recorded", "error", err)
-			return
-		}
+		group.Go(func() error {
+			if err := p.cfg.Sessions.TouchSession(ctx, h, at); err != nil && hub.KindOf(err) != hub.NotFound {
+				return err
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		p.cfg.Logger.WarnContext(ctx, "use of sessions not recorded", "error", err)
 	}
 }
 

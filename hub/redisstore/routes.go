@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -14,15 +15,6 @@ import (
 // milliseconds. A route's generation stands first in its value, where the scripts find it before any
 // text of a person's.
 
-// putRoute: KEYS route, routes, channel, change; ARGV generation, value, label, event, change.
-var putRoute = redis.NewScript(tell + `
-local have = redis.call('GET', KEYS[1])
-if have and tonumber(string.match(have, '"generation":(%d+)')) > tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('ZADD', KEYS[2], 0, ARGV[3])
-tell(KEYS[3], KEYS[4], ARGV[4], ARGV[5])
-return 1`)
-
 type storedRoute struct {
 	Generation hub.Generation `json:"generation"`
 	Route      hub.Route      `json:"route"`
@@ -30,35 +22,12 @@ type storedRoute struct {
 
 // PutRoute implements [hub.RouteStore].
 func (s *Store) PutRoute(ctx context.Context, r hub.Route) error {
-	label := r.Key.Label()
-	event := changed(hub.Event{Kind: hub.RouteChanged, Key: r.Key, Route: &r})
-	n, err := putRoute.Run(ctx, s.rdb, []string{s.key("route", label), s.key("routes"), s.channel(), s.key("change")},
-		uint64(r.Generation), encode(storedRoute{r.Generation, r}), label, encode(event), event.Change).Int()
-	if err != nil {
-		return s.fail("publish route", err)
-	}
-	if n == 0 {
-		return conflict("publish route", "a newer start of this server has a route")
-	}
-	return nil
+	return s.changeRoute(ctx, "publish route", r.Generation, encode(storedRoute{r.Generation, r}), hub.Event{Kind: hub.RouteChanged, Key: r.Key, Route: &r})
 }
-
-// deleteRoute: KEYS route, routes, channel, change; ARGV generation, label, event, change.
-var deleteRoute = redis.NewScript(tell + `
-local have = redis.call('GET', KEYS[1])
-if not have or tonumber(string.match(have, '"generation":(%d+)')) > tonumber(ARGV[1]) then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[2])
-tell(KEYS[3], KEYS[4], ARGV[3], ARGV[4])
-return 1`)
 
 // DeleteRoute implements [hub.RouteStore].
 func (s *Store) DeleteRoute(ctx context.Context, key hub.ServerKey, g hub.Generation) error {
-	label := key.Label()
-	event := changed(hub.Event{Kind: hub.RouteChanged, Key: key})
-	err := deleteRoute.Run(ctx, s.rdb, []string{s.key("route", label), s.key("routes"), s.channel(), s.key("change")},
-		uint64(g), label, encode(event), event.Change).Err()
-	return s.fail("remove route", err)
+	return s.changeRoute(ctx, "remove route", g, "", hub.Event{Kind: hub.RouteChanged, Key: key})
 }
 
 // Routes implements [hub.RouteStore].
@@ -78,8 +47,17 @@ func (s *Store) RecordActivity(ctx context.Context, acts []hub.Activity) error {
 		return nil
 	}
 	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, a := range acts {
-			p.ZAddGT(ctx, s.key("activity"), redis.Z{Score: float64(a.Last.UnixMilli()), Member: encode(a.Key)})
+		for page := range slices.Chunk(acts, pageSize) {
+			latest := make(map[string]float64, len(page))
+			for _, a := range page {
+				member := encode(a.Key)
+				latest[member] = max(latest[member], float64(a.Last.UnixMilli()))
+			}
+			members := make([]redis.Z, 0, len(page))
+			for member, at := range latest {
+				members = append(members, redis.Z{Score: at, Member: member})
+			}
+			p.ZAddArgs(ctx, s.key("activity"), redis.ZAddArgs{GT: true, Members: members})
 		}
 		return nil
 	})

@@ -52,6 +52,7 @@ type Store struct {
 	rdb    redis.UniversalClient
 	prefix string
 	logger *slog.Logger
+	routes together
 	// silence is how long a subscription may say nothing before it is asked whether it is there:
 	// where a firewall forgets a connection, neither side is told.
 	silence time.Duration
@@ -103,7 +104,7 @@ func New(cfg Config) (*Store, error) {
 	// A proxy's rights on Redis need no CLIENT command then.
 	opts.DisableIdentity, opts.MaintNotificationsConfig = true, &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	logging.Disable() // go-redis logs, past any logger of ours, what it returns as errors too
-	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger, silence: 15 * time.Second}, nil
+	return &Store{rdb: redis.NewUniversalClient(opts), prefix: cfg.Prefix, logger: cfg.Logger, routes: together{turn: make(chan struct{}, 1)}, silence: 15 * time.Second}, nil
 }
 
 // Close ends the connections.
