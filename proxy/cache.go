@@ -205,6 +205,14 @@ func (c *cache[V]) sweep(now time.Time) {
 	}
 }
 
+// count is how many values are known.
+func (c *cache[V]) count() (n int) {
+	for part := range c.each() {
+		n += len(part.known)
+	}
+	return n
+}
+
 // each gives the parts one after another, each with its lock held.
 func (c *cache[V]) each() iter.Seq[*cachePart[V]] {
 	return func(yield func(*cachePart[V]) bool) {

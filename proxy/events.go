@@ -76,6 +76,7 @@ func (p *Proxy) recheckLoop(ctx context.Context) {
 	again := time.NewTimer(recheckRetry)
 	defer again.Stop()
 	again.Stop() // nothing was asked yet
+	defer p.unpace()
 	for {
 		select {
 		case <-ctx.Done():
@@ -85,6 +86,7 @@ func (p *Proxy) recheckLoop(ctx context.Context) {
 		case now := <-tick.C:
 			p.sessions.sweep(now)
 			p.tokens.sweep(now)
+			p.pace()
 		}
 		if !p.recheckTunnels(ctx) {
 			again.Reset(recheckRetry)

@@ -74,6 +74,7 @@ type Proxy struct {
 	recheck  chan struct{} // asks for the tunnels' sessions to be looked at
 	objects  chan *route   // to pauses of servers that are in use here
 	metrics  *metrics
+	percent  int // the collector's pace, where it was changed; see pace
 
 	seenMu sync.Mutex
 	seen   map[hub.SecretHash]time.Time // hub sessions in use that the store was not told of

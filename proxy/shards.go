@@ -77,3 +77,13 @@ func (s *shards[K, V]) all() iter.Seq2[K, V] {
 		}
 	}
 }
+
+// count is how many entries there are.
+func (s *shards[K, V]) count() (n int) {
+	for i := range s.parts {
+		if m := s.parts[i].Load(); m != nil {
+			n += len(*m)
+		}
+	}
+	return n
+}
