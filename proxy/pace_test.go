@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"os"
 	"runtime/debug"
 	"testing"
 )
@@ -15,10 +14,7 @@ func percentNow() int {
 
 // The collector's pace follows how much is known, and an operator's word stands above it.
 func TestPace(t *testing.T) {
-	if gogc, set := os.LookupEnv("GOGC"); set {
-		must(t, os.Unsetenv("GOGC"))
-		defer os.Setenv("GOGC", gogc)
-	}
+	t.Setenv("GOGC", "") // as if it were not set
 	before := percentNow()
 	defer debug.SetGCPercent(before)
 	few, many := manyPeople(t, 100), manyPeople(t, crowdedFrom/2)

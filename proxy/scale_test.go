@@ -23,6 +23,31 @@ import (
 // are. `make bench-routes` runs the benchmarks of this file.
 var sizes = []int{100, 100_000}
 
+// draws are from whom a benchmark picks someone at random, again and again: the same number of people in
+// tables of both sizes, and everybody of the large ones, whom the processor's caches don't hold.
+var draws = []struct {
+	name      string
+	n, active int
+}{{"100-of-100", 100, 100}, {"100-of-100000", 100_000, 100}, {"100000-of-100000", 100_000, 100_000}}
+
+// everyDraw measures, for each of the draws, what prepare gives; pick gives someone's number.
+func everyDraw(b *testing.B, prepare func(p *Proxy, pick func() int) (once func())) {
+	b.Helper()
+	for _, d := range draws {
+		b.Run(d.name, func(b *testing.B) {
+			p := manyPeople(b, d.n)
+			dice := rand.New(rand.NewPCG(1, 2))
+			active := dice.Perm(d.n)[:d.active]
+			once := prepare(p, func() int { return active[dice.IntN(len(active))] })
+			began := cpuTime(b)
+			for b.Loop() {
+				once()
+			}
+			perCPU(b, began)
+		})
+	}
+}
+
 // manyPeople is a proxy, not running, that knows n people's routes and sessions. All of them is made
 // up from a number, so that a benchmark can ask for anyone without keeping anything itself.
 func manyPeople(b testing.TB, n int) *Proxy {
@@ -79,75 +104,59 @@ func numberedRoute(b testing.TB, i int) hub.Route {
 }
 
 // BenchmarkDecision is everything that stands between a request that has been read and its
-// forwarding: the canonical path, the server it names, the session, the access and the route; for
-// people at random, as the processor's caches like least.
+// forwarding: the canonical path, the server it names, the session, the access and the route.
 func BenchmarkDecision(b *testing.B) {
-	for _, n := range sizes {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			p := manyPeople(b, n)
-			o := p.cfg.Origins
-			dice := rand.New(rand.NewPCG(1, 2))
-			began := cpuTime(b)
-			defer func() { perCPU(b, began) }()
-			for b.Loop() {
-				i := dice.IntN(n)
-				name := nameOf(i)
-				r := &http.Request{
-					Method: http.MethodGet, Host: name + ".hub.test", URL: &url.URL{Path: "/user/" + name + "/api/contents"},
-					Header: http.Header{"Cookie": {hub.CookieNotebook + "=" + cookieOf(i)}},
-				}
-				if _, err := canonical(r.URL); err != nil {
-					b.Fatal(err)
-				}
-				place := o.Classify(r.Host)
-				key, _, err := split(o, r.URL, p.known)
-				if err != nil || place.Label != key.User.Label() {
-					b.Fatal(err, place)
-				}
-				who, err := p.authenticate(r, o.Host(key.User))
-				if err != nil {
-					b.Fatal(err)
-				}
-				rt := p.routes.get(key)
-				if err := hub.Access(who.Principal, key, rt.UserID, false); err != nil {
-					b.Fatal(err)
-				}
+	everyDraw(b, func(p *Proxy, pick func() int) func() {
+		o := p.cfg.Origins
+		return func() {
+			i := pick()
+			name := nameOf(i)
+			r := &http.Request{
+				Method: http.MethodGet, Host: name + ".hub.test", URL: &url.URL{Path: "/user/" + name + "/api/contents"},
+				Header: http.Header{"Cookie": {hub.CookieNotebook + "=" + cookieOf(i)}},
 			}
-		})
-	}
+			if _, err := canonical(r.URL); err != nil {
+				b.Fatal(err)
+			}
+			place := o.Classify(r.Host)
+			key, _, err := split(o, r.URL, p.known)
+			if err != nil || place.Label != key.User.Label() {
+				b.Fatal(err, place)
+			}
+			who, err := p.authenticate(r, o.Host(key.User))
+			if err != nil {
+				b.Fatal(err)
+			}
+			rt := p.routes.get(key)
+			if err := hub.Access(who.Principal, key, rt.UserID, false); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 func BenchmarkRouteLookup(b *testing.B) {
-	for _, n := range sizes {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			p := manyPeople(b, n)
-			keys := slices.Collect(maps.Keys(maps.Collect(p.routes.all())))
-			dice := rand.New(rand.NewPCG(1, 2))
-			began := cpuTime(b)
-			defer func() { perCPU(b, began) }()
-			for b.Loop() {
-				if p.routes.get(keys[dice.IntN(n)]) == nil {
-					b.Fatal("a route is missing")
-				}
+	everyDraw(b, func(p *Proxy, pick func() int) func() {
+		keys := make([]hub.ServerKey, p.routes.now.count())
+		for i := range keys {
+			keys[i] = numberedRoute(b, i).Key
+		}
+		return func() {
+			if p.routes.get(keys[pick()]) == nil {
+				b.Fatal("a route is missing")
 			}
-		})
-	}
+		}
+	})
 }
 
 func BenchmarkSessionCheck(b *testing.B) {
-	for _, n := range sizes {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			p := manyPeople(b, n)
-			dice := rand.New(rand.NewPCG(1, 2))
-			began := cpuTime(b)
-			defer func() { perCPU(b, began) }()
-			for b.Loop() {
-				if _, err := p.bySession(b.Context(), hub.NewSecret(cookieOf(dice.IntN(n))).Hash()); err != nil {
-					b.Fatal(err)
-				}
+	everyDraw(b, func(p *Proxy, pick func() int) func() {
+		return func() {
+			if _, err := p.bySession(b.Context(), hub.NewSecret(cookieOf(pick())).Hash()); err != nil {
+				b.Fatal(err)
 			}
-		})
-	}
+		}
+	})
 }
 
 // BenchmarkRouteAdd has 50 at once add a route to the table and remove it again.

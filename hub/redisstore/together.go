@@ -114,7 +114,8 @@ func (s *Store) changeRoute(ctx context.Context, op string, g hub.Generation, va
 	}
 	c := &routeChange{op: op, generation: g, value: value, event: changed(e), done: make(chan error, 1)}
 	s.routes.add(c)
-	defer context.AfterFunc(ctx, func() { s.routes.leave(c) })() // also while it runs a script itself
+	stop := context.AfterFunc(ctx, func() { s.routes.leave(c) }) // also while it runs a script itself
+	defer stop()
 	for {
 		select {
 		case err := <-c.done:

@@ -61,23 +61,29 @@ func numbered(t testing.TB, i int) hub.Route {
 	return hub.Route{Key: key, UserID: "u", Generation: 5}
 }
 
-// crowded is a store whose scripts a gate holds up, where one change is under way and n more wait.
-// Their answers come in order.
-func crowded(t *testing.T, n int, call func(s *Store, i int) error) (s *Store, g *gate, first chan error, answers []chan error) {
+// queue is a store whose scripts a gate holds up, where one change is under way and more wait.
+type queue struct {
+	store   *Store
+	gate    *gate
+	first   chan error
+	answers []chan error // in order
+}
+
+func newQueue(t *testing.T, n int, call func(s *Store, i int) error) *queue {
 	t.Helper()
-	s = openStore(t, Config{URL: "redis://" + startMini(t).Addr()})
+	s := openStore(t, Config{URL: "redis://" + startMini(t).Addr()})
 	must(t, s.PutRoute(t.Context(), numbered(t, 10_000))) // the script is known from here on
-	g = newGate(s)
-	first = make(chan error, 1)
-	go func() { first <- s.PutRoute(t.Context(), numbered(t, 10_001)) }()
-	<-g.came
+	q := &queue{store: s, gate: newGate(s), first: make(chan error, 1)}
+	second := numbered(t, 10_001)
+	go func() { q.first <- s.PutRoute(t.Context(), second) }()
+	<-q.gate.came
 	for i := range n {
 		answer := make(chan error, 1)
 		go func() { answer <- call(s, i) }()
-		answers = append(answers, answer)
+		q.answers = append(q.answers, answer)
 		waits(t, s, i+1)
 	}
-	return s, g, first, answers
+	return q
 }
 
 // waits for n calls to wait for a script.
@@ -109,16 +115,16 @@ func stored(t *testing.T, s *Store) map[hub.ServerKey]hub.Generation {
 // TestRoutesAtOnce share scripts, of a bounded size.
 func TestRoutesAtOnce(t *testing.T) {
 	const n = 150
-	s, g, first, answers := crowded(t, n, func(s *Store, i int) error { return s.PutRoute(t.Context(), numbered(t, i)) })
-	close(g.pass)
-	must(t, <-first)
-	for _, a := range answers {
+	q := newQueue(t, n, func(s *Store, i int) error { return s.PutRoute(t.Context(), numbered(t, i)) })
+	close(q.gate.pass)
+	must(t, <-q.first)
+	for _, a := range q.answers {
 		must(t, <-a)
 	}
-	if want := []int{1, maxTogether, maxTogether, n - 2*maxTogether}; !slices.Equal(g.sizes, want) {
-		t.Errorf("scripts of %v changes, want %v", g.sizes, want)
+	if want := []int{1, maxTogether, maxTogether, n - 2*maxTogether}; !slices.Equal(q.gate.sizes, want) {
+		t.Errorf("scripts of %v changes, want %v", q.gate.sizes, want)
 	}
-	if have := stored(t, s); len(have) != n+2 {
+	if have := stored(t, q.store); len(have) != n+2 {
 		t.Errorf("%d routes are there, want %d", len(have), n+2)
 	}
 }
@@ -139,23 +145,23 @@ func TestErrorsOfRoutesAtOnce(t *testing.T) {
 		{func(s *Store) error { return s.PutRoute(t.Context(), numbered(t, 3)) }, hub.Internal},
 		{func(s *Store) error { return s.DeleteRoute(t.Context(), numbered(t, 10_001).Key, 5) }, hub.Internal},
 	}
-	s, g, first, answers := crowded(t, len(calls), func(s *Store, i int) error { return calls[i].call(s) })
-	must(t, s.rdb.RPush(t.Context(), s.key("route", numbered(t, 1).Key.Label()), "no route").Err())
-	close(g.pass)
-	must(t, <-first)
-	for i, a := range answers {
+	q := newQueue(t, len(calls), func(s *Store, i int) error { return calls[i].call(s) })
+	must(t, q.store.rdb.RPush(t.Context(), q.store.key("route", numbered(t, 1).Key.Label()), "no route").Err())
+	close(q.gate.pass)
+	must(t, <-q.first)
+	for i, a := range q.answers {
 		if err := <-a; (err == nil) != (calls[i].want == hub.Internal) || err != nil && hub.KindOf(err) != calls[i].want {
 			t.Errorf("call %d: %v", i, err)
 		}
 	}
-	have := stored(t, s)
+	have := stored(t, q.store)
 	for i, want := range map[int]bool{0: true, 1: false, 2: false, 3: true, 10_000: true, 10_001: false} {
 		if g := have[numbered(t, i).Key]; (g == 5) != want {
 			t.Errorf("route %d is of generation %d; there: %v", i, g, want)
 		}
 	}
-	if len(g.sizes) != 2 {
-		t.Errorf("scripts of %v changes", g.sizes)
+	if len(q.gate.sizes) != 2 {
+		t.Errorf("scripts of %v changes", q.gate.sizes)
 	}
 }
 
@@ -165,39 +171,39 @@ func TestCallsThatLeave(t *testing.T) {
 	ctxs, leave := make([]context.Context, 4), make([]context.CancelFunc, 4)
 	for i := range ctxs {
 		ctxs[i], leave[i] = context.WithCancel(t.Context())
-		defer leave[i]()
+		t.Cleanup(leave[i])
 	}
-	s, g, first, answers := crowded(t, 3, func(s *Store, i int) error { return s.PutRoute(ctxs[i], numbered(t, i)) })
+	q := newQueue(t, 3, func(s *Store, i int) error { return s.PutRoute(ctxs[i], numbered(t, i)) })
 	left := func(i int) {
 		t.Helper()
 		leave[i]()
-		if err := <-answers[i]; hub.KindOf(err) != hub.Canceled {
+		if err := <-q.answers[i]; hub.KindOf(err) != hub.Canceled {
 			t.Errorf("a call that left got %v", err)
 		}
 	}
 	left(1)
-	waits(t, s, 2)
-	g.pass <- struct{}{}
-	must(t, <-first)
-	<-g.came // one of the two runs the script of both
+	waits(t, q.store, 2)
+	q.gate.pass <- struct{}{}
+	must(t, <-q.first)
+	<-q.gate.came // one of the two runs the script of both
 	leave[0]()
-	g.pass <- struct{}{}
-	must(t, <-answers[2])
-	if err := <-answers[0]; err != nil && hub.KindOf(err) != hub.Canceled {
+	q.gate.pass <- struct{}{}
+	must(t, <-q.answers[2])
+	if err := <-q.answers[0]; err != nil && hub.KindOf(err) != hub.Canceled {
 		t.Error(err)
 	}
-	if have := stored(t, s); have[numbered(t, 0).Key] != 5 || have[numbered(t, 1).Key] != 0 || have[numbered(t, 2).Key] != 5 {
+	if have := stored(t, q.store); have[numbered(t, 0).Key] != 5 || have[numbered(t, 1).Key] != 0 || have[numbered(t, 2).Key] != 5 {
 		t.Errorf("there are %v", have)
 	}
 	last := make(chan error, 1)
-	go func() { last <- s.PutRoute(ctxs[3], numbered(t, 3)) }()
-	<-g.came
+	go func() { last <- q.store.PutRoute(ctxs[3], numbered(t, 3)) }()
+	<-q.gate.came
 	leave[3]() // nothing lets this script through
 	if err := <-last; hub.KindOf(err) != hub.Canceled {
 		t.Errorf("the last call got %v", err)
 	}
-	close(g.pass)
-	must(t, s.PutRoute(t.Context(), numbered(t, 4)))
+	close(q.gate.pass)
+	must(t, q.store.PutRoute(t.Context(), numbered(t, 4)))
 }
 
 // TestAnswerToRoutesLost: go-redis runs the script again, and all is as if it had run once.
