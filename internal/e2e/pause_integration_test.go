@@ -89,6 +89,7 @@ func (d *deployment) containerState() string {
 // next time. Here it is frozen between a ping and its answer, which never comes, for longer than that:
 // when it goes on, the websocket is there all the same. Meanwhile the proxy pings the browser.
 func TestALongPause(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "proxy: {pause_ping: 5s}\nspawner: {kernel_check: false}\n"})
 	alice := d.person("alice")
 	alice.signIn()
