@@ -1,13 +1,13 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"sync"
-	"time"
 
 	"carrel/hub"
 	"carrel/internal/h1"
@@ -144,19 +144,21 @@ func unreachable(w http.ResponseWriter, err error) error {
 }
 
 // forward sends a request on to a person's server with the server's own token, which nobody past
-// this point sees. The answer to a poll is kept; its name is empty for any other request.
-func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who caller, poll string) error {
-	began := time.Now()
-	if poll == "" && !isSafe(r.Method) {
+// this point sees. The answer to a poll is kept.
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who caller, q tabPoll) error {
+	if q.name == "" && !isSafe(r.Method) {
 		defer rt.rest.copies.forget()
 	}
 	return p.pass(w, r, rt.Endpoint, func(out *http.Request) {
 		p.introduce(out.Header, rt, who)
+		if q.layout != nil { // it was read already
+			out.Body = io.NopCloser(bytes.NewReader(q.layout))
+		}
 		out.Header.Set("Accept-Encoding", encoding(r)) // one that the token can be looked for in
 	}, func(res *http.Response) {
 		p.receive(res, rt)
-		if poll != "" {
-			rt.rest.copies.keep(res, who, poll, began)
+		if q.name != "" {
+			rt.rest.copies.keep(res, who, q)
 		}
 	})
 }

@@ -536,7 +536,7 @@ func TestASlowBodyOnItsWayToAServer(t *testing.T) {
 		rec := newRecorder(rw, r)
 		r = guardBody(rec, r)
 		r.Body.(*body).left = 50 * time.Millisecond
-		if err := w.proxy.forward(rec, r, rt, caller{}, ""); err != nil {
+		if err := w.proxy.forward(rec, r, rt, caller{}, tabPoll{}); err != nil {
 			w.proxy.refuse(rec, r, err)
 		}
 	})})

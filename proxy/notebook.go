@@ -74,8 +74,11 @@ func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, r
 	if !upgrade && p.serveStatic(w, r, rt, rest) {
 		return nil
 	}
-	poll := pollName(r, rest)
-	if poll != "" && rt.paused() && rt.rest.copies.answer(w, who, poll, rt.lastUsed()) {
+	q, err := readPoll(r, rest)
+	if err != nil {
+		return p.unanswered(w, r, err)
+	}
+	if q.name != "" && rt.paused() && rt.rest.copies.answer(w, who, q, rt.lastUsed()) {
 		return nil
 	}
 	rt.rest.holds.Add(1)
@@ -86,7 +89,7 @@ func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, r
 	if upgrade {
 		return p.tunnel(w, r, rt, who)
 	}
-	return p.forward(w, r, rt, who, poll)
+	return p.forward(w, r, rt, who, q)
 }
 
 // known tells whether there is a server of this name: its route says so, or its record. After the
@@ -96,7 +99,7 @@ func (p *Proxy) known(key hub.ServerKey) bool { return p.routes.known(key) || p.
 // isUse tells whether an ordinary request shows that a person is there: unsafe methods do, but for
 // what an open tab sends by itself. JupyterLab writes its layout down every ten seconds.
 func isUse(method, rest string) bool {
-	return !isSafe(method) && !strings.HasPrefix(rest, "lab/api/workspaces/")
+	return !isSafe(method) && !strings.HasPrefix(rest, layouts+"/")
 }
 
 func isSafe(method string) bool {

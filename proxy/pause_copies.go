@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io"
 	"maps"
@@ -15,8 +16,9 @@ import (
 )
 
 // JupyterLab asks every ten seconds for kernels, sessions, terminals and files, as long as its tab is
-// seen. Of a paused server none of that changes: it is answered from the last answer, and the server
-// sleeps on. What one person was answered is never shown to another.
+// seen, and writes its layout down, as it mostly is already. Of a paused server none of that changes: it
+// is answered from the last answer, and the server sleeps on. What one person was answered is never
+// shown to another.
 
 const (
 	maxCopies = 64 << 10 // bytes kept of a server for each person
@@ -24,6 +26,8 @@ const (
 	// freshness is how long before the pause a copy may be made. Who comes back to a tab that was not
 	// seen for longer is a person, and the server wakes for them.
 	freshness = time.Minute
+
+	layouts = "lab/api/workspaces" // below a server's path
 )
 
 // copies are a server's answers to polls.
@@ -44,33 +48,55 @@ type shelf struct {
 }
 
 type keptPage struct {
+	sum    [sha256.Size]byte // of what was written
+	status int
 	header http.Header
 	body   []byte
 	at     time.Time
 }
 
-// pollName names what a request asks for, alike for each poll of its kind; it is empty for what is no poll.
-func pollName(r *http.Request, rest string) string {
-	if r.Method != http.MethodGet || isUpgrade(r) || r.Header.Get("Range") != "" {
-		return ""
-	}
-	if !polls[rest] && rest != "api/kernelspecs" && rest != "api/contents" && !strings.HasPrefix(rest, "api/contents/") {
-		return ""
+// tabPoll is a request that an open tab makes by itself; the zero one is any other request.
+type tabPoll struct {
+	name   string            // alike for each of its kind
+	layout []byte            // that it writes; nil: none
+	sum    [sha256.Size]byte // of that
+	began  time.Time
+}
+
+// readPoll tells what poll a request is. Of a layout the body is read.
+func readPoll(r *http.Request, rest string) (tabPoll, error) {
+	q := tabPoll{began: time.Now()}
+	switch {
+	case r.Header.Get("Range") != "" || isUpgrade(r):
+		return tabPoll{}, nil
+	case r.Method == http.MethodPut && strings.HasPrefix(rest, layouts+"/") && r.ContentLength > 0 && r.ContentLength <= maxCopies:
+		var err error
+		if q.layout, err = io.ReadAll(r.Body); err != nil {
+			return tabPoll{}, err
+		}
+		q.sum = sha256.Sum256(q.layout)
+	case r.Method != http.MethodGet:
+		return tabPoll{}, nil
+	case !polls[rest] && rest != "api/kernelspecs" && rest != layouts && rest != "api/contents" && !strings.HasPrefix(rest, "api/contents/"):
+		return tabPoll{}, nil
 	}
 	asked := strings.Split(r.URL.RawQuery, "&")
 	asked = slices.DeleteFunc(asked, func(part string) bool { return strings.Trim(part, "0123456789") == "" }) // the time, against caches
-	return r.URL.EscapedPath() + "?" + strings.Join(asked, "&") + " " + encoding(r)
+	q.name = r.Method + " " + r.URL.EscapedPath() + "?" + strings.Join(asked, "&") + " " + encoding(r)
+	return q, nil
 }
 
 // answer serves a person's poll of a paused server from the last answer; false: there is none that counts.
-func (c *copies) answer(w http.ResponseWriter, who caller, name string, used time.Time) bool {
-	page, ok := c.find(copyOwner{who.User, who.UserID}, name)
-	if !ok || page.at.Before(used) || page.at.Before(time.Unix(0, c.since.Load()).Add(-freshness)) {
+func (c *copies) answer(w http.ResponseWriter, who caller, q tabPoll, used time.Time) bool {
+	page, ok := c.find(copyOwner{who.User, who.UserID}, q.name)
+	if !ok || page.sum != q.sum || page.at.Before(used) || page.at.Before(time.Unix(0, c.since.Load()).Add(-freshness)) {
 		return false
 	}
 	maps.Copy(w.Header(), page.header)
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(page.body) // the reader may be gone
+	w.WriteHeader(page.status)
+	if len(page.body) > 0 {
+		_, _ = w.Write(page.body) // the reader may be gone
+	}
 	return true
 }
 
@@ -91,17 +117,22 @@ func (c *copies) forget() {
 	c.of = nil
 }
 
-// keep has an answer to a person's poll, asked at a time, kept once it was read whole.
-func (c *copies) keep(res *http.Response, who caller, name string, asked time.Time) {
-	if res.StatusCode != http.StatusOK || res.ContentLength > maxCopies {
+// keep has the answer to a person's poll kept once it was read whole.
+func (c *copies) keep(res *http.Response, who caller, q tabPoll) {
+	if res.StatusCode != http.StatusOK && res.StatusCode != http.StatusNoContent || res.ContentLength > maxCopies {
 		return
 	}
+	page := keptPage{sum: q.sum, status: res.StatusCode, at: q.began}
 	header := res.Header.Clone()
 	for _, own := range []string{"Set-Cookie", "Date", "Content-Length", "Trailer"} {
 		header.Del(own)
 	}
+	page.header = header
 	owner := copyOwner{who.User, who.UserID}
-	res.Body = &overheard{ReadCloser: res.Body, whole: func(body []byte) { c.put(owner, name, keptPage{header, body, asked}) }}
+	res.Body = &overheard{ReadCloser: res.Body, whole: func(body []byte) {
+		page.body = body
+		c.put(owner, q.name, page)
+	}}
 }
 
 func (c *copies) put(owner copyOwner, name string, page keptPage) {

@@ -76,6 +76,59 @@ func TestPollsOfAPausedServer(t *testing.T) {
 	}
 }
 
+// A layout that is written down already is not written again: nothing would change. Another one is.
+func TestLayoutsOfAPausedServer(t *testing.T) {
+	edge := &sleeper{}
+	w := newWorld(t, setup{edge: edge})
+	alice := w.person("alice")
+	got := make(chan string, 1)
+	key := w.serve("alice", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- string(b)
+		rw.WriteHeader(http.StatusNoContent)
+	}))
+	write := func(layout string) string {
+		t.Helper()
+		page := w.send("PUT", w.url("alice", "lab/api/workspaces/default"), layout, w.as(alice), ownOrigin(w, "alice"))
+		if page.status != http.StatusNoContent || page.body != "" {
+			t.Errorf("%+v", page)
+		}
+		select {
+		case b := <-got:
+			return b
+		default:
+			return "nothing"
+		}
+	}
+	long := strings.Repeat("l", maxCopies+1)
+	for _, step := range []struct {
+		layout, reaches, calls string
+		paused                 bool
+	}{
+		{"one", "one", "", false},
+		{"one", "nothing", "", true},
+		{"two", "two", "POST /wake/alice", true},
+		{"one", "one", "POST /wake/alice", true}, // it was, and is not any more
+		{"one", "nothing", "", true},
+		{"one", "one", "", false},
+		{long, long, "", false},
+		{long, long, "POST /wake/alice", true},
+	} {
+		if step.paused {
+			w.pause(key, time.Now())
+		} else if w.proxy.routes.get(key).paused() {
+			must(t, w.proxy.awake(t.Context(), w.proxy.routes.get(key)))
+			edge.called()
+		}
+		if reached := write(step.layout); reached != step.reaches {
+			t.Errorf("%.10s: the server got %.10q, want %.10q", step.layout, reached, step.reaches)
+		}
+		if calls := edge.called(); calls != step.calls {
+			t.Errorf("%.10s: the hub was asked %q, want %q", step.layout, calls, step.calls)
+		}
+	}
+}
+
 // What was kept longer than a minute before the pause is not believed, and no more than 64 KiB is kept
 // for each person.
 func TestWhatIsKept(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
 // A paused server is frozen, and whatever comes for it wakes it: a page, a call, a cell by a kernel's
@@ -149,6 +151,30 @@ func TestALongPause(t *testing.T) {
 		t.Error("the server did not look whether its client is there")
 	}
 	if out := k.run("print(x + 1)"); strings.TrimSpace(out) != "8" {
+		t.Errorf("the variable is %q", out)
+	}
+}
+
+// JupyterLab in a browser goes on asking; the server that it asks sleeps on, and is there for the first cell.
+func TestAnOpenTabLetsAServerSleep(t *testing.T) {
+	d := deploy(t, options{extra: peopleNamed(1) + "log: {access: all}\nproxy: {pause_ping: 5s}\nspawner: {kernel_check: false}\n"})
+	p := d.person("person0")
+	p.signIn()
+	p.start("")
+	k := p.newKernel()
+	k.run("x = 7")
+	b := d.browser()
+	b.start()
+	b.signIn(d, "person0")
+	b.do("open the notebook", time.Minute, chromedp.Navigate(p.notebook("lab")), chromedp.WaitVisible(pythonCard))
+	time.Sleep(15 * time.Second) // each of its polls was made
+	p.pause()
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Second) {
+		if state := d.containerState(); state != "paused" {
+			t.Fatalf("after %v: the container is %s", time.Since(began), state)
+		}
+	}
+	if out := k.run("print(x)"); strings.TrimSpace(out) != "7" {
 		t.Errorf("the variable is %q", out)
 	}
 }
