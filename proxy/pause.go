@@ -18,6 +18,7 @@ import (
 
 const (
 	wakeWithin    = 10 * time.Second
+	wakeRetry     = 200 * time.Millisecond
 	finishWithin  = 100 * time.Millisecond // for requests that are at work when a pause is told
 	maxObjections = 1024
 )
@@ -100,25 +101,38 @@ func (p *Proxy) wake(ctx context.Context, rt *route, w *wakening) {
 
 var errAsleep = &hub.Error{Kind: hub.Unavailable, Op: "wake server", Message: "this server is paused, and could not be woken", Remedy: "try again in a moment; if it stays so, stop and start it from the home page"}
 
-// askWake makes the call.
+// askWake has the hub wake a server. A hub that is away is asked again until ctx ends.
 func (p *Proxy) askWake(ctx context.Context, key hub.ServerKey) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://edge/wake/"+key.Label(), http.NoBody)
-	if err != nil {
-		return hub.Wrap(hub.Internal, "wake server", err)
-	}
-	res, err := p.pools.get(p.cfg.Edge).RoundTrip(r)
-	if err == nil {
-		_, err = io.Copy(io.Discard, io.LimitReader(res.Body, maxRefusal))
-		res.Body.Close()
-		if err == nil && res.StatusCode != http.StatusNoContent {
-			err = fmt.Errorf("the hub answered with status %d", res.StatusCode)
+	for {
+		status, err := p.callWake(ctx, key)
+		switch {
+		case err == nil && status == http.StatusNoContent:
+			return nil
+		case err == nil && status != http.StatusServiceUnavailable:
+			err = fmt.Errorf("the hub answered with status %d", status)
+		default:
+			if pause(ctx, wakeRetry); ctx.Err() == nil {
+				continue
+			}
 		}
-	}
-	if err != nil {
-		p.cfg.Logger.WarnContext(ctx, "server not woken", "server", key.String(), "error", err)
+		p.cfg.Logger.WarnContext(ctx, "server not woken", "server", key.String(), "status", status, "error", err)
 		return errAsleep
 	}
-	return nil
+}
+
+// callWake makes one call.
+func (p *Proxy) callWake(ctx context.Context, key hub.ServerKey) (status int, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://edge/wake/"+key.Label(), http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	res, err := p.pools.get(p.cfg.Edge).RoundTrip(r)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(res.Body, maxRefusal))
+	return res.StatusCode, err
 }
 
 // hearPause objects to a pause of a server that was used later than the hub knows, or is in use. It does

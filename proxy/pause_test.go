@@ -133,6 +133,25 @@ func TestAServerThatDoesNotWake(t *testing.T) {
 	}
 }
 
+// A hub that is just restarting is waited for.
+func TestAHubThatIsAway(t *testing.T) {
+	edge := &sleeper{}
+	w := newWorld(t, setup{edge: edge})
+	alice := w.person("alice")
+	key := w.serve("alice", echo(nil))
+	left := 3
+	edge.set(func() int {
+		if left--; left > 0 {
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusNoContent
+	})
+	w.pause(key, time.Now())
+	if got := w.get(w.url("alice", "lab"), w.as(alice)); got.status != 200 || left != 0 {
+		t.Errorf("%d after %d calls", got.status, 3-left)
+	}
+}
+
 // A tunnel outlives any number of pauses, and what comes by it wakes the server first.
 func TestTunnelsOutliveAPause(t *testing.T) {
 	edge := &sleeper{}

@@ -178,3 +178,38 @@ func TestAnOpenTabLetsAServerSleep(t *testing.T) {
 		t.Errorf("the variable is %q", out)
 	}
 }
+
+// The rule pauses who is idle, again and again, and nobody whose kernel computes.
+func TestIdleServersArePaused(t *testing.T) {
+	d := deploy(t, options{extra: peopleNamed(2) + `
+spawner: {kernel_check: false}
+profiles:
+  - {name: short, default: true, title: Short, cpu: 1, memory: 512MiB, disk: 64MiB, network: none, cull: {pause_after: 20s, idle: 1h, warning: 1m}}
+`})
+	idle, busy := d.person("person0"), d.person("person1")
+	for _, p := range []*person{idle, busy} {
+		p.signIn()
+		p.start("")
+	}
+	k, computes := idle.newKernel(), busy.newKernel()
+	k.run("x = 7")
+	computes.send("while True: pass")
+	for range 2 {
+		eventually(t, 2*time.Minute, "the idle one is paused", func() bool { return idle.isPaused() })
+		if out := k.run("print(x)"); strings.TrimSpace(out) != "7" {
+			t.Errorf("the variable is %q", out)
+		}
+	}
+	if busy.isPaused() {
+		t.Error("the busy one is paused")
+	}
+}
+
+// isPaused tells what the hub says of the default server.
+func (p *person) isPaused() bool {
+	p.t.Helper()
+	_, user := p.api(http.MethodGet, "/users/"+p.name, "")
+	servers, _ := user["servers"].(map[string]any)
+	server, _ := servers[""].(map[string]any)
+	return server["paused"] == true
+}
