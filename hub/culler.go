@@ -274,7 +274,7 @@ func (m *Manager) ruleFor(ctx context.Context, rec Server) (CullRule, error) {
 	if len(policy.GroupCulls) == 0 {
 		return policy.CullRule(rec.Profile, nil), nil
 	}
-	owner, err := m.cfg.Users.User(ctx, rec.Key.User)
+	owner, err := m.owner(ctx, rec.Key.User)
 	if err != nil && KindOf(err) != NotFound {
 		return CullRule{}, err
 	}

@@ -276,17 +276,17 @@ func (l *serverLease) keep(ctx context.Context, cancel context.CancelCauseFunc) 
 }
 
 // acquire takes a lease that others hold for moments only, waiting for it.
-func (m *Manager) acquire(ctx context.Context, name string, ttl time.Duration) (Lease, error) {
+func acquire(ctx context.Context, leases Leases, name string, ttl time.Duration) (Lease, error) {
 	ctx, done := context.WithTimeout(ctx, ttl)
 	defer done()
 	for {
-		l, err := m.cfg.Leases.Acquire(ctx, name, ttl)
+		l, err := leases.Acquire(ctx, name, ttl)
 		if err == nil || KindOf(err) != Conflict {
 			return l, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, &Error{Kind: Unavailable, Op: "take lease " + name, Message: "the hub is busy with another of your servers", Remedy: "try again in a few seconds", Err: err}
+			return nil, &Error{Kind: Unavailable, Op: "take lease " + name, Message: "the hub is busy", Remedy: "try again in a few seconds", Err: err}
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

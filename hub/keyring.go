@@ -31,9 +31,10 @@ const (
 	purposeSealHub     purpose = "seal-hub"
 	purposeSealEdge    purpose = "seal-edge"
 	purposePassword    purpose = "service-password"
+	purposeVisitor     purpose = "visitor-name"
 )
 
-var allPurposes = []purpose{purposeServerToken, purposeUserID, purposeLabel, purposeSealHub, purposeSealEdge, purposePassword}
+var allPurposes = []purpose{purposeServerToken, purposeUserID, purposeLabel, purposeSealHub, purposeSealEdge, purposePassword, purposeVisitor}
 
 // NewKeyring derives a deployment's keys from its secret, which is 32 bytes or more; errors are Invalid.
 func NewKeyring(deployment string, secret []byte) (*Keyring, error) {
@@ -111,6 +112,13 @@ func (k *Keyring) ServerToken(key ServerKey, g Generation) Secret {
 func (k *Keyring) UserID(id Identity) UserID {
 	sum := k.mac(purposeUserID, k.deployment, id.Issuer, id.Subject)
 	return UserID("u" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum))[:26])
+}
+
+// Visitor is the name of the visitor whose session has the secret: "visitor-" and 26 base32 digits. It can
+// be neither guessed nor made without the secret, and tells nothing of it.
+func (k *Keyring) Visitor(session Secret) UserName {
+	sum := k.mac(purposeVisitor, k.deployment, session.s)
+	return UserName{visitorPrefix + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum))[:visitorDigits]}
 }
 
 // LabelMAC authenticates what a driver writes on a container, as labels can be forged by images.

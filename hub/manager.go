@@ -166,9 +166,17 @@ func (m *Manager) joinStart(ctx context.Context, key ServerKey) (*flight, Server
 	}
 }
 
+// owner finds whom a name belongs to.
+func (m *Manager) owner(ctx context.Context, name UserName) (User, error) {
+	if name.IsVisitor() {
+		return VisitorUser(name), nil
+	}
+	return m.cfg.Users.User(ctx, name)
+}
+
 // admit finds a server's owner and the profile asked for, if the owner may use it here and now.
 func (m *Manager) admit(ctx context.Context, key ServerKey, profile string) (User, Profile, error) {
-	owner, err := m.cfg.Users.User(ctx, key.User)
+	owner, err := m.owner(ctx, key.User)
 	if KindOf(err) == NotFound {
 		return User{}, Profile{}, &Error{Kind: NotFound, Op: "start server", Message: "nobody of this name has signed in here", Remedy: "its owner signs in first", Err: err}
 	}

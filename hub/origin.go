@@ -207,6 +207,7 @@ func (o Origins) Classify(host string) Place {
 const (
 	CookieSession  = "carrel-session"  // the hub's, on the hub's host
 	CookieNotebook = "carrel-notebook" // a notebook host's own session
+	CookieVisitor  = "carrel-visitor"  // a visitor's, on the hub's host
 	CookieTicket   = "carrel-ticket"   // binds a ticket to the browser that asked for it
 	CookieSignIn   = "carrel-sign-in"  // sealed state of a sign-in under way
 )

@@ -62,8 +62,9 @@ type Profile struct {
 	Users       []string          `json:"users,omitempty"`  // who may use it: user names …
 	Groups      []string          `json:"groups,omitempty"` // … or groups; both empty: everyone
 	Cull        CullRule          `json:"cull"`
-	DefaultURL  string            `json:"default_url"` // "/lab"
-	Spare       Spare             `json:"-"`           // servers that wait, started, for whoever wants one next
+	DefaultURL  string            `json:"default_url"`        // "/lab"
+	Visitors    bool              `json:"visitors,omitempty"` // for visitors, and nobody else
+	Spare       Spare             `json:"-"`                  // servers that wait, started, for whoever wants one next
 }
 
 // CullRule says when a server of a profile is paused or ends by itself; zero durations switch a rule off.
@@ -78,6 +79,9 @@ type CullRule struct {
 
 // Allows tells whether the person may use the profile.
 func (p Profile) Allows(name UserName, groups []string, admin bool) bool {
+	if p.Visitors || name.IsVisitor() {
+		return p.Visitors && name.IsVisitor()
+	}
 	if admin || len(p.Users) == 0 && len(p.Groups) == 0 {
 		return true
 	}
@@ -100,6 +104,7 @@ type Policy struct {
 	SweepAfter     time.Duration // how long an orphan that is meant to be stopped is left alone
 	SweepMaxShare  float64       // a sweep of more than this share of all servers stops and says so
 	ReconcileEvery time.Duration
+	Visits         VisitPolicy
 }
 
 // GroupCull overrides a profile's rule for the members of a group; the first that matches wins.

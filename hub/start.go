@@ -97,7 +97,7 @@ func (m *Manager) withinShare(ctx context.Context, key ServerKey, record func() 
 	if most <= 0 {
 		return record()
 	}
-	lease, err := m.acquire(ctx, "share/"+key.User.Label(), 10*time.Second)
+	lease, err := acquire(ctx, m.cfg.Leases, "share/"+key.User.Label(), 10*time.Second)
 	if err != nil {
 		return Server{}, err
 	}
@@ -374,6 +374,9 @@ func (m *Manager) spec(rec Server, p Profile) Spec {
 	s.Key, s.Generation, s.UserID, s.Env, s.SafeStart = rec.Key, rec.Generation, rec.UserID, p.Env, rec.SafeStart
 	s.BasePath, s.Origin, s.Token = o.ServerPath(rec.Key), o.ServerOrigin(rec.Key.User), m.cfg.Keyring.ServerToken(rec.Key, rec.Generation)
 	s.HubURL, s.DefaultURL = o.HubURL("home"), p.DefaultURL
+	if rec.Key.User.IsVisitor() {
+		s.HubURL = o.HubURL("tmp")
+	}
 	s.Progress = func(step Progress) { m.steps.add(rec.Key, step) }
 	return s
 }

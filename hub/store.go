@@ -87,7 +87,7 @@ type ServerStore interface {
 	// [ServerChanged], and returns s with its new Revision; Conflict otherwise.
 	PutServer(ctx context.Context, s Server) (Server, error)
 	// DeleteServer removes the record if its Revision is s.Revision, and publishes [ServerChanged];
-	// Conflict otherwise.
+	// Conflict otherwise. Of a visitor, whose name never comes back, it forgets the generations too.
 	DeleteServer(ctx context.Context, s Server) error
 	// NextGeneration counts the server's starts, never giving a number twice, nor one at or below least.
 	NextGeneration(ctx context.Context, key ServerKey, least Generation) (Generation, error)

@@ -16,7 +16,7 @@ var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-A
 // ourCookies are names that no server hears of or sets, with and without prefix.
 var ourCookies = func() map[string]bool {
 	m := map[string]bool{}
-	for _, n := range []string{hub.CookieSession, hub.CookieNotebook, hub.CookieTicket, hub.CookieSignIn} {
+	for _, n := range []string{hub.CookieSession, hub.CookieNotebook, hub.CookieTicket, hub.CookieSignIn, hub.CookieVisitor} {
 		m[n], m["__Host-"+n], m["__Secure-"+n] = true, true, true
 	}
 	return m

@@ -20,6 +20,12 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		return &statusError{http.StatusNotFound, "this host serves another person's notebooks", "go to " + o.HubURL("home")}
 	}
 	about(w, notebookClass(r, rest), nil)
+	if p.embeds(r, key) {
+		if isPreflight(r) {
+			return preflight(w, r)
+		}
+		shareWith(w.Header(), r.Header.Get("Origin"))
+	}
 	host := canonicalHost(r.Host)
 	if place.Notebooks {
 		host = o.Host(key.User) // however it was spelt
@@ -196,6 +202,9 @@ func (p *Proxy) notRunning(w http.ResponseWriter, r *http.Request, key hub.Serve
 		page := "spawn/" + key.User.String()
 		if key.Server.String() != "" {
 			page += "/" + key.Server.String()
+		}
+		if key.User.IsVisitor() {
+			page = "tmp/wait"
 		}
 		w.Header().Set("Cache-Control", "no-store")
 		http.Redirect(w, r, p.cfg.Origins.HubURL(page+"?next="+url.QueryEscape(r.URL.RequestURI())), http.StatusFound)

@@ -39,6 +39,7 @@ type Config struct {
 	Events          hub.Events
 	AdminAccess     bool           // administrators may open others' servers, where the origins let them
 	TrustedProxies  []netip.Prefix // whose X-Forwarded-For counts
+	EmbedOrigins    []string       // whose pages may use visitors' servers, by token
 	StrictTransport string         // Strict-Transport-Security of every answer; empty: none
 	Hub             hub.Endpoint   // the hub's pages
 	Edge            hub.Endpoint   // the hub's edge API
@@ -255,6 +256,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 		return p.enter(w, r)
 	case strings.HasPrefix(path, base+"hub/") && place.Hub:
 		return p.serveHub(w, r)
+	case place.Hub && (path == base+"api/spawn" || path == base+"api/spawn/" || path == base+"api/stats"): // tmpnb's
+		return p.pass(w, r, p.cfg.Hub, func(out *http.Request) {
+			out.URL.Path, out.URL.RawPath, out.URL.RawQuery = p.cfg.Origins.HubPath("api/tmpnb/"+strings.Trim(strings.TrimPrefix(path, base+"api/"), "/")), "", ""
+		}, nil)
 	}
 	to := p.doorway(place, path)
 	if to == "" {

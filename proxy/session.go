@@ -43,6 +43,11 @@ func (p *Proxy) authenticate(r *http.Request, host string) (caller, error) {
 		who, err := p.byToken(r.Context(), hub.NewSecret(strings.TrimSpace(value)).Hash())
 		return who, nobodyIfUnknown(err)
 	}
+	if isUpgrade(r) && strings.Contains(r.URL.RawQuery, "token=") {
+		if who, err := p.byQuery(r); err == nil || hub.KindOf(err) != hub.Unauthenticated {
+			return who, err
+		}
+	}
 	name := hub.CookieNotebook
 	if p.cfg.Origins.Mode() == hub.OneOrigin {
 		name, host = hub.CookieSession, ""
@@ -114,6 +119,9 @@ func (p *Proxy) askToken(ctx context.Context, h hub.SecretHash) (permit, error) 
 	t, err := p.cfg.Tokens.Token(ctx, h)
 	if err != nil {
 		return permit{}, err
+	}
+	if t.User.IsVisitor() { // of whom there is no record
+		return permit{t, hub.VisitorUser(t.User)}, nil
 	}
 	u, err := p.cfg.Users.User(ctx, t.User)
 	if err == nil && u.ID != t.UserID {

@@ -32,6 +32,7 @@ type handover struct {
 	RedisCA         []byte        `json:"redis_ca,omitempty"`
 	Origins         originsConfig `json:"origins"`
 	AdminAccess     bool          `json:"admin_access"`
+	Embeds          []string      `json:"embeds,omitempty"` // origins
 	TrustedProxies  []string      `json:"trusted_proxies"`
 	Hub             string        `json:"hub"`
 	Edge            string        `json:"edge"`

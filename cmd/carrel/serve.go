@@ -124,6 +124,7 @@ func serve(ctx context.Context, f *flags, withProxy bool) (err error) {
 func (d *deployment) serveHub(ctx context.Context, f *flags, in *inheritance, s stage, parts *hubParts, policy *atomic.Pointer[hub.Policy]) ([]socket, error) {
 	s.run(parts.manager.Run)
 	s.run(parts.auth.Run)
+	s.run(parts.visits.Run)
 	s.run(parts.driver.Run)
 	s.run(func(ctx context.Context) error { return d.watchConfig(ctx, f, policy) })
 	if at := d.cfg.Metrics.Listen; at != "" {

@@ -84,6 +84,7 @@ func (d *deployment) store(address string) (*redisstore.Store, error) {
 type hubParts struct {
 	manager *hub.Manager
 	auth    *oidc.Auth
+	visits  *hub.Visitors
 	driver  *docker.Driver
 	pages   http.Handler // <base>hub/...
 	edge    http.Handler
@@ -112,13 +113,19 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if err := seen.Show(manager); err != nil {
 		return nil, err
 	}
+	visitors, err := hub.NewVisitors(hub.VisitorsConfig{
+		Manager: manager, Visits: store, Servers: store, Sessions: store, Tokens: store, Leases: store, Keyring: d.keys, Logger: d.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
 	// Errors of sign-in are shown in the clothes of the pages, which in turn need sign-in.
 	var pages *web.Web
 	auth, err := oidc.New(oidc.Config{
 		Providers: providers, Origins: d.origins, Keyring: d.keys, Sessions: store, Tickets: store, Users: store, Bindings: driver, Leases: store,
 		Lifetime: time.Duration(d.cfg.Sessions.Lifetime), Idle: time.Duration(d.cfg.Sessions.Idle), SignedOut: d.origins.HubURL("signed-out"),
 		RenderError: func(w http.ResponseWriter, r *http.Request, err error) { pages.RenderError(w, r, err) },
-		ClientAddr:  func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
+		ClientAddr:  clientAddr,
 		SignedIn:    seen.SignedIn,
 		Logger:      d.logger,
 	})
@@ -127,13 +134,14 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	}
 	pages, err = web.New(web.Config{
 		Origins: d.origins, Sessions: store, Tickets: store, Users: store, Activities: store, Servers: manager, Auth: authForWeb{auth},
-		FormAction: formAction(d.origins, providers), Logger: d.logger,
+		FormAction: formAction(d.origins, providers), Visits: visitors, Tokens: store, ClientAddr: clientAddr, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	rest, err := api.New(api.Config{
 		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Meters: meters{manager, d.state, d.logger}, Logger: d.logger,
+		Visits: visitors, VisitOrigins: d.cfg.Tmp.CORS, ClientAddr: clientAddr,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: d.logger}.Handle(h)
 		},
@@ -150,7 +158,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if idp != nil {
 		mux.Handle(root+"/demo-provider/", idp)
 	}
-	return &hubParts{manager: manager, auth: auth, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
+	return &hubParts{manager: manager, auth: auth, visits: visitors, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
 }
 
 // metrics are the hub's, with whether what it needs answers.
@@ -164,6 +172,9 @@ func (d *deployment) metrics(driver *docker.Driver, store *redisstore.Store, pro
 		Parts: map[string]func(context.Context) error{"redis": store.Ping, "docker": driver.Ping},
 	})
 }
+
+// clientAddr is where a request came from: our proxy says it, and nobody else reaches the hub.
+func clientAddr(r *http.Request) string { return r.Header.Get("X-Forwarded-For") }
 
 // authForWeb shows the sign-in adapter to the pages.
 type authForWeb struct{ *oidc.Auth }
@@ -271,7 +282,7 @@ func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Pr
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, PausePing: h.PausePing, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, EmbedOrigins: h.Embeds, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, PausePing: h.PausePing, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 		Access: h.access,
 	})
 	return p, store, err
@@ -282,7 +293,7 @@ func (d *deployment) handover(address string) handover {
 	return handover{
 		Keyring: d.keys.ForProxy().Marshal(), RedisURL: address, RedisPrefix: d.cfg.KeyPrefix(),
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
-		AdminAccess: d.cfg.AdminAccess, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace), PausePing: time.Duration(d.cfg.Proxy.PausePing),
+		AdminAccess: d.cfg.AdminAccess, Embeds: d.cfg.Tmp.CORS, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace), PausePing: time.Duration(d.cfg.Proxy.PausePing),
 		Statics: d.state.statics(), Drain: d.drain(),
 		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
 		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Keys: d.keysSocket(), Metrics: d.cfg.Metrics.ProxyListen,

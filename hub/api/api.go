@@ -49,7 +49,7 @@ type Servers interface {
 	Wake(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 }
 
-// Config is what the API needs; every field is required.
+// Config is what the API needs; every field is required, but for those of visits.
 type Config struct {
 	Origins  hub.Origins
 	Servers  Servers
@@ -59,6 +59,11 @@ type Config struct {
 	Routes   hub.RouteStore
 	Meters   Meters
 	Logger   *slog.Logger
+	// Visits are notebooks for visitors, nil where there are none; VisitOrigins the origins whose pages may
+	// open them; ClientAddr tells where a request came from.
+	Visits       Visits
+	VisitOrigins []string
+	ClientAddr   func(*http.Request) string
 	// Wrap turns a handler that returns errors into one that logs and renders them.
 	Wrap func(func(http.ResponseWriter, *http.Request) error) http.Handler
 }
@@ -106,6 +111,7 @@ func New(cfg Config) (*API, error) {
 	} {
 		a.mux.Handle(pattern, cfg.Wrap(h))
 	}
+	a.mountVisits()
 	a.none = cfg.Wrap(func(http.ResponseWriter, *http.Request) error { return errNoCall })
 	return a, nil
 }

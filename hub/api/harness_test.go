@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type site struct {
 	store    *hubtest.Store
 	spawner  *hubtest.FakeSpawner
 	notebook *hubtest.FakeNotebook
+	mu       sync.Mutex
 	policy   *hub.Policy
 	origins  hub.Origins
 	url      string // of <base>hub/api
@@ -49,13 +51,18 @@ func newSite(t *testing.T) *site {
 	logger := slog.New(slog.DiscardHandler)
 	manager, err := hub.NewManager(hub.ManagerConfig{
 		Spawner: s.spawner, Servers: s.store, Routes: s.store, Users: s.store, Leases: s.store, Events: s.store, Notebook: s.notebook,
-		Keyring: keys, Origins: s.origins, Policy: func() hub.Policy { return *s.policy }, Logger: logger,
+		Keyring: keys, Origins: s.origins, Policy: func() hub.Policy { s.mu.Lock(); defer s.mu.Unlock(); return *s.policy }, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.traffic = &proxies{}
+	visits, err := hub.NewVisitors(hub.VisitorsConfig{Manager: manager, Visits: s.store, Servers: s.store, Sessions: s.store, Tokens: s.store, Leases: s.store, Keyring: keys, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
 	a, err := New(Config{
+		Visits: visits, VisitOrigins: []string{journal}, ClientAddr: func(*http.Request) string { return "192.0.2.1" },
 		Origins: s.origins, Servers: manager, Sessions: s.store, Tokens: s.store, Users: s.store, Routes: s.store, Meters: meters{manager, s.traffic}, Logger: logger,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: logger}.Handle(h)
@@ -66,14 +73,17 @@ func newSite(t *testing.T) *site {
 	}
 	s.api = a
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	ended := make(chan error, 2)
 	go func() { ended <- manager.Run(ctx) }()
+	go func() { ended <- visits.Run(ctx) }()
 	server := httptest.NewServer(http.StripPrefix("/carrel/hub/api", a))
 	t.Cleanup(func() {
 		server.Close()
 		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("the manager ended with %v", err)
+		for range 2 {
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("what runs ended with %v", err)
+			}
 		}
 	})
 	s.url = server.URL + "/carrel/hub/api"

@@ -39,6 +39,8 @@ type data struct {
 	activity    map[hub.ServerKey]time.Time
 	leases      map[string]kept[uint64]
 	change      string // the last one's name
+	visits      map[hub.UserName]hub.Visit
+	arrivals    map[string]kept[int]
 }
 
 // kept is a value with an end.
@@ -59,6 +61,7 @@ var (
 	_ hub.ServerNames    = (*Store)(nil)
 	_ hub.RouteStore     = (*Store)(nil)
 	_ hub.Changes        = (*Store)(nil)
+	_ hub.VisitStore     = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )
@@ -72,6 +75,7 @@ func empty() data {
 		once: map[string]time.Time{}, users: map[hub.UserName]hub.User{}, tokens: map[hub.SecretHash]hub.Token{},
 		servers: map[hub.ServerKey]hub.Server{}, generations: map[hub.ServerKey]hub.Generation{},
 		routes: map[hub.ServerKey]hub.Route{}, activity: map[hub.ServerKey]time.Time{}, leases: map[string]kept[uint64]{},
+		visits: map[hub.UserName]hub.Visit{}, arrivals: map[string]kept[int]{},
 	}
 }
 

@@ -52,6 +52,9 @@ func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 			return conflict(op, "this server's record changed meanwhile")
 		}
 		delete(s.servers, x.Key)
+		if x.Key.User.IsVisitor() {
+			delete(s.generations, x.Key)
+		}
 		s.tellChange(hub.Event{Kind: hub.ServerChanged, Key: x.Key})
 		return nil
 	})

@@ -22,6 +22,7 @@ type FullStore interface {
 	hub.ServerNames
 	hub.RouteStore
 	hub.Changes
+	hub.VisitStore
 	hub.Leases
 	hub.Events
 }
@@ -41,6 +42,7 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 	t.Run("server names", func(t *testing.T) { ServerNames(t, func(tb testing.TB) NamedServerStore { return one(tb) }) })
 	t.Run("routes", func(t *testing.T) { Routes(t, func(tb testing.TB) hub.RouteStore { return one(tb) }) })
 	t.Run("changes", func(t *testing.T) { Changes(t, func(tb testing.TB) FullStore { return one(tb) }) })
+	t.Run("visits", func(t *testing.T) { Visits(t, one) })
 	t.Run("leases", func(t *testing.T) { Leases(t, func(tb testing.TB) hub.Leases { return one(tb) }) })
 	t.Run("events", func(t *testing.T) { Events(t, open) })
 	t.Run("contexts", func(t *testing.T) { contexts(t, one) })
@@ -85,6 +87,11 @@ func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
 		{"ServerLabels", func(ctx context.Context) error { _, err := collect(s.ServerLabels(ctx)); return err }},
 		{"DeleteServer", func(ctx context.Context) error { return s.DeleteServer(ctx, hub.Server{Key: key}) }},
 		{"NextGeneration", func(ctx context.Context) error { _, err := s.NextGeneration(ctx, key, 0); return err }},
+		{"PutVisit", func(ctx context.Context) error { _, err := s.PutVisit(ctx, madeVisit(3)); return err }},
+		{"Visit", func(ctx context.Context) error { _, err := s.Visit(ctx, madeVisit(3).Name); return err }},
+		{"Visits", func(ctx context.Context) error { _, err := collect(s.Visits(ctx)); return err }},
+		{"DeleteVisit", func(ctx context.Context) error { return s.DeleteVisit(ctx, madeVisit(3)) }},
+		{"CountArrival", func(ctx context.Context) error { _, err := s.CountArrival(ctx, "calls", time.Hour); return err }},
 		{"PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }},
 		{"Routes", func(ctx context.Context) error { _, err := collect(s.Routes(ctx)); return err }},
 		{"DeleteRoute", func(ctx context.Context) error { return s.DeleteRoute(ctx, key, 1) }},

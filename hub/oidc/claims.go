@@ -105,6 +105,9 @@ func (p *provider) userName(claims map[string]any, who person) (hub.UserName, er
 		_, remedy := hub.Public(err)
 		return hub.UserName{}, &hub.Error{Kind: hub.Forbidden, Op: opSignIn, Message: "your name at " + p.cfg.Title + ", “" + plain(value) + "”, can't be used here", Remedy: remedy, Err: err}
 	}
+	if name.IsVisitor() {
+		return hub.UserName{}, &hub.Error{Kind: hub.Forbidden, Op: opSignIn, Message: "your name at " + p.cfg.Title + " is one that visitors have here", Remedy: "ask an administrator for another, or for another oidc.username_claim"}
+	}
 	return name, nil
 }
 

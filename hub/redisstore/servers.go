@@ -61,8 +61,8 @@ func (s *Store) Server(ctx context.Context, key hub.ServerKey) (hub.Server, erro
 	return v.Server, err
 }
 
-// deleteServer: KEYS server, servers, activity, channel, change; ARGV expected revision, label, key,
-// event, change.
+// deleteServer: KEYS server, servers, activity, channel, change and, to be forgotten too, generation; ARGV
+// expected revision, label, key, event, change.
 var deleteServer = redis.NewScript(tell + `
 local have = redis.call('GET', KEYS[1])
 if not have or string.match(have, '"revision":(%d+)') ~= ARGV[1] then return 0 end
@@ -70,13 +70,18 @@ redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], ARGV[3])
 tell(KEYS[4], KEYS[5], ARGV[4], ARGV[5])
+if KEYS[6] then redis.call('DEL', KEYS[6]) end
 return 1`)
 
 // DeleteServer implements [hub.ServerStore].
 func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 	label := x.Key.Label()
 	event := changed(hub.Event{Kind: hub.ServerChanged, Key: x.Key})
-	n, err := deleteServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.key("activity"), s.channel(), s.key("change")},
+	keys := []string{s.key("server", label), s.key("servers"), s.key("activity"), s.channel(), s.key("change")}
+	if x.Key.User.IsVisitor() {
+		keys = append(keys, s.key("generation", label))
+	}
+	n, err := deleteServer.Run(ctx, s.rdb, keys,
 		strconv.FormatUint(x.Revision, 10), label, encode(x.Key), encode(event), event.Change).Int()
 	if err != nil {
 		return s.fail("delete server", err)

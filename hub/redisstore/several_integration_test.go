@@ -127,3 +127,23 @@ func (s *several) Acquire(ctx context.Context, name string, ttl time.Duration) (
 }
 
 func (s *several) Subscribe(ctx context.Context) iter.Seq[hub.Event] { return s.pick().Subscribe(ctx) }
+
+func (s *several) Visit(ctx context.Context, name hub.UserName) (hub.Visit, error) {
+	return s.pick().Visit(ctx, name)
+}
+
+func (s *several) PutVisit(ctx context.Context, v hub.Visit) (hub.Visit, error) {
+	return s.pick().PutVisit(ctx, v)
+}
+
+func (s *several) DeleteVisit(ctx context.Context, v hub.Visit) error {
+	return s.pick().DeleteVisit(ctx, v)
+}
+
+func (s *several) Visits(ctx context.Context) iter.Seq2[hub.Visit, error] {
+	return s.pick().Visits(ctx)
+}
+
+func (s *several) CountArrival(ctx context.Context, key string, window time.Duration) (int, error) {
+	return s.pick().CountArrival(ctx, key, window)
+}

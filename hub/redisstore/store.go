@@ -68,6 +68,7 @@ var (
 	_ hub.ServerNames    = (*Store)(nil)
 	_ hub.RouteStore     = (*Store)(nil)
 	_ hub.Changes        = (*Store)(nil)
+	_ hub.VisitStore     = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )

@@ -134,7 +134,11 @@ func (b *browser) as(who string) {
 		if err := network.ClearBrowserCookies().Do(ctx); err != nil || who == "" {
 			return err
 		}
-		return network.SetCookie(b.site.origins.Cookie(hub.CookieSession), b.site.secrets[who].Reveal()).WithURL(b.site.origins.HubURL("")).WithHTTPOnly(true).WithSameSite(network.CookieSameSiteLax).Do(ctx)
+		name, secret := hub.CookieSession, b.site.secrets[who]
+		if guest, ok := b.site.guests[who]; ok {
+			name, secret = hub.CookieVisitor, guest
+		}
+		return network.SetCookie(b.site.origins.Cookie(name), secret.Reveal()).WithURL(b.site.origins.HubURL("")).WithHTTPOnly(true).WithSameSite(network.CookieSameSiteLax).Do(ctx)
 	}))
 }
 

@@ -46,6 +46,9 @@ var looks = []look{
 	{"admin-people", "ada", "/hub/admin/people"},
 	{"admin-stop-all", "ada", "/hub/admin/stop-all"},
 	{"error", "bo", "/hub/admin"},
+	{"visit", "", "/hub/tmp?path=chapter-3/soil-moisture.ipynb"},
+	{"visit-open", "reader", "/hub/tmp"},
+	{"visit-line", "latecomer", "/hub/tmp/wait"},
 	{"signed-out", "", "/hub/signed-out"},
 	{"demo-sign-in", "", "/hub/demo-provider/authorize?client_id=carrel&response_type=code&scope=openid&state=s&nonce=n" +
 		"&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256&redirect_uri="},
@@ -96,6 +99,16 @@ func sample(t *testing.T) *site {
 			}
 		}
 		s.servers.put(rec)
+	}
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Max, p.Line, p.Age = 2, 9, 40*time.Minute
+		p.Page = hub.VisitPage{
+			Title: "Soil and water", Text: "The figures of our article, in a notebook of your own: change the rain, and see what the soil does.\n\nThere is nothing to install and no account to make.",
+			Terms: "For reading and trying out. No mining, no attacks, nothing unlawful; we stop what gets in the way of others.",
+		}
+	})
+	for n, name := range []string{"reader", "other", "early", "latecomer"} {
+		s.guest(name, fmt.Sprintf("192.0.2.%d", n))
 	}
 	mine, failed := s.servers.servers[mustKey(t, "ada")], s.servers.servers[mustKey(t, "ada/genome")]
 	mine.CullAt, mine.CullWhy = now.Add(7*time.Minute+30*time.Second), "it has been idle for 53 minutes"

@@ -16,7 +16,7 @@ import (
 	"carrel/templates"
 )
 
-var pageNames = []string{"login", "signedout", "error", "home", "spawn", "pending", "admin-servers", "admin-people", "stop-all"}
+var pageNames = []string{"login", "signedout", "error", "home", "spawn", "pending", "admin-servers", "admin-people", "stop-all", "tmp", "tmp-line"}
 
 // parsePages parses every page with the parts that pages share.
 func parsePages() (map[string]*template.Template, error) {
@@ -60,6 +60,9 @@ func (f frame) Path(page string) string { return f.w.path(page) }
 func (f frame) Site() string { return f.w.cfg.Title }
 
 func (v visitor) frame(title, here string) frame {
+	if v.User.IsVisitor() {
+		return frame{Title: title, Here: here} // there is no account to show
+	}
 	name := plain(v.user.DisplayName)
 	if name == "" {
 		name = v.User.String()

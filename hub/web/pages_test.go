@@ -40,6 +40,11 @@ func furnish(s *site) {
 // everyPage is each page that there is, by name.
 func everyPage(s *site) map[string]answer {
 	s.t.Helper()
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Page = hub.VisitPage{Title: "<b>Try</b>", Text: "One <script>alert(5)</script>\n\nTwo", Terms: "No <i>harm</i>", Image: "/nowhere.png"}
+	})
+	s.guest("open", "192.0.2.1")
+	s.guest("next", "192.0.2.2")
 	return map[string]answer{
 		"login":        s.get("", "/hub/login?choose=1"),
 		"signed-out":   s.get("", "/hub/signed-out"),
@@ -54,6 +59,10 @@ func everyPage(s *site) map[string]answer {
 		"servers all":  s.get("root", "/hub/admin"),
 		"people":       s.get("root", "/hub/admin/people"),
 		"stop all":     s.get("root", "/hub/admin/stop-all"),
+		"visit":        s.get("", "/hub/tmp?path=a/%3Cscript%3E.ipynb&ended=1"),
+		"visit open":   s.get("open", "/hub/tmp?path=a/%3Cscript%3E.ipynb"),
+		"visit starts": s.get("open", "/hub/tmp/wait?path=a/%3Cscript%3E.ipynb"),
+		"visit waits":  s.get("next", "/hub/tmp/wait"),
 		"forbidden":    s.get("bob", "/hub/admin"),
 		"not found":    s.get("alice", "/hub/%3Cscript%3Ealert(4)%3C/script%3E"),
 	}

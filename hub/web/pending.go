@@ -50,7 +50,12 @@ func (w *Web) pending(rw http.ResponseWriter, r *http.Request, v visitor) error 
 		Name: name(key, v), ProgressURL: w.withNext("spawn-progress", key, next), CancelURL: w.path("stop/" + keyPath(key)),
 		FailedURL: w.withNext("spawn", key, next),
 	}
-	p := w.told(r.Context(), key)
+	return w.showPending(rw, r, v, s, view)
+}
+
+// showPending fills in how far the start of a server is.
+func (w *Web) showPending(rw http.ResponseWriter, r *http.Request, v visitor, s hub.Server, view pendingView) error {
+	p := w.told(r.Context(), s.Key)
 	if p.Step == "" || p.Done { // another hub flies it, or the steps are those of the start before
 		p = hub.Progress{Step: "queue", Message: "waiting for a turn", Percent: 5}
 		if s.Phase == hub.Starting {
@@ -98,6 +103,10 @@ func (w *Web) progress(rw http.ResponseWriter, r *http.Request, v visitor) error
 	if err != nil {
 		return err
 	}
+	return w.streamProgress(rw, r, v, key)
+}
+
+func (w *Web) streamProgress(rw http.ResponseWriter, r *http.Request, v visitor, key hub.ServerKey) error {
 	seen, _ := strconv.ParseInt(r.Header.Get("Last-Event-ID"), 10, 64)
 	steps := func(ctx context.Context) iter.Seq[hub.Progress] { return w.cfg.Servers.Progress(ctx, key) }
 	return httpx.Stream(rw, r, "retry: 2000\n\n", keepAlive, steps, func(p hub.Progress) (string, bool, error) {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"iter"
 	"log/slog"
@@ -71,7 +72,23 @@ func (m *scriptedServers) Start(_ context.Context, req hub.StartRequest) (hub.Se
 	m.starts = append(m.starts, req)
 	delete(m.steps, req.Key) // a new start's steps are its own
 	m.mu.Unlock()
-	return m.put(hub.Server{Key: req.Key, Phase: hub.Queued, Profile: req.Profile, Generation: 1}), nil
+	return m.put(hub.Server{Key: req.Key, Phase: hub.Queued, Profile: req.Profile, Generation: 1, Revision: 1}), nil
+}
+
+// PutServer and its neighbours are what is left of a store where servers are told.
+func (m *scriptedServers) PutServer(_ context.Context, s hub.Server) (hub.Server, error) {
+	return m.put(s), nil
+}
+
+func (m *scriptedServers) DeleteServer(_ context.Context, s hub.Server) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.servers, s.Key)
+	return nil
+}
+
+func (m *scriptedServers) NextGeneration(_ context.Context, _ hub.ServerKey, least hub.Generation) (hub.Generation, error) {
+	return least + 1, nil
 }
 
 func (m *scriptedServers) Stop(_ context.Context, key hub.ServerKey, why string) (hub.Server, error) {
@@ -184,9 +201,11 @@ type site struct {
 	store   *redisstore.Store
 	servers *scriptedServers
 	auth    *scriptedAuth
+	visits  *hub.Visitors
 	origins hub.Origins
 	handler http.Handler
 	secrets map[string]hub.Secret // sessions by person
+	guests  map[string]hub.Secret // and by visitor
 }
 
 func newSite(t testing.TB, mode hub.OriginMode, public, notebooks string) *site {
@@ -199,8 +218,17 @@ func newSite(t testing.TB, mode hub.OriginMode, public, notebooks string) *site 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, store: store, servers: newScripted(), auth: &scriptedAuth{providers: []Provider{{"one", "One"}, {"two", "Two"}}}, origins: origins, secrets: map[string]hub.Secret{}}
+	s := &site{t: t, store: store, servers: newScripted(), auth: &scriptedAuth{providers: []Provider{{"one", "One"}, {"two", "Two"}}}, origins: origins, secrets: map[string]hub.Secret{}, guests: map[string]hub.Secret{}}
+	keys, err := hub.NewKeyring("test", bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.visits, err = hub.NewVisitors(hub.VisitorsConfig{Manager: s.servers, Visits: store, Servers: s.servers, Sessions: store, Tokens: store, Leases: store, Keyring: keys, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.web, err = New(Config{
+		Visits: s.visits, Tokens: store, ClientAddr: func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
 		Origins: origins, Sessions: store, Tickets: store, Users: store, Activities: store, Servers: s.servers, Auth: s.auth, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -270,6 +298,9 @@ func (s *site) ask(who, method, path string, form url.Values, header http.Header
 		if v == nil {
 			r.Header.Del(k)
 		}
+	}
+	if secret, ok := s.guests[who]; ok {
+		r.AddCookie(&http.Cookie{Name: s.origins.Cookie(hub.CookieVisitor), Value: secret.Reveal()})
 	}
 	if secret, ok := s.secrets[who]; ok {
 		r.AddCookie(&http.Cookie{Name: s.origins.Cookie(hub.CookieSession), Value: secret.Reveal()})

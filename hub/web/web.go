@@ -48,7 +48,7 @@ type Auth interface {
 	EndSessionURL(ctx context.Context, s hub.Session) (string, bool)
 }
 
-// Config is what the pages need; every field is required but the last three.
+// Config is what the pages need; every field is required down to Logger.
 type Config struct {
 	Origins    hub.Origins
 	Sessions   hub.SessionStore
@@ -59,9 +59,12 @@ type Config struct {
 	Auth       Auth
 	Logger     *slog.Logger
 
-	FormAction   string // origins that our forms may lead to, beside our own (CSP form-action)
-	Title        string // what the site calls itself; empty: Carrel
-	Announcement string // shown on every page of who is signed in, as plain text
+	Visits       Visits                     // nil: there are none
+	Tokens       hub.TokenStore             // for visits; nil: none is taken over
+	ClientAddr   func(*http.Request) string // where a request came from, for visits
+	FormAction   string                     // origins that our forms may lead to, beside our own (CSP form-action)
+	Title        string                     // what the site calls itself; empty: Carrel
+	Announcement string                     // shown on every page of who is signed in, as plain text
 }
 
 // Web serves the pages.
@@ -108,7 +111,14 @@ func (w *Web) mount() {
 		"GET /health":                         w.health,
 		"GET /static/{hash}/{name}":           w.static,
 		"GET /home":                           w.person(w.home),
-		"GET /ticket":                         w.person(w.ticket),
+		"GET /ticket":                         w.anyTicket,
+		"GET /tmp":                            w.open(w.tmp),
+		"POST /tmp":                           w.open(w.come),
+		"GET /tmp/wait":                       w.guested(w.wait),
+		"GET /tmp/status":                     w.guested(w.status),
+		"GET /tmp/progress":                   w.guested(w.tmpProgress),
+		"POST /tmp/leave":                     w.open(w.leave),
+		"GET /tmp/image":                      w.open(w.picture),
 		"POST /servers":                       w.person(w.addServer),
 		"GET /spawn":                          w.person(w.ownSpawn),
 		"GET /spawn/{user}":                   w.person(w.spawnPage),

@@ -41,6 +41,7 @@ type Config struct {
 	Image          Image     `yaml:"image" doc:"Carrel's own kernel image, used by profiles that name none."`
 	Profiles       []Profile `yaml:"profiles" reload:"live" doc:"Kinds of server that people choose from. Left out: small (1 core, 1GiB, a home of 2GiB) and large (2 cores, 4GiB, 10GiB), or less where the machine has less."`
 	CullGroups     []Group   `yaml:"cull_groups" reload:"live" doc:"Cull rules for members of groups, in place of their profile's; the first that fits counts."`
+	Tmp            Tmp       `yaml:"tmp" doc:"Notebooks for visitors without an account."`
 	Metrics        Metrics   `yaml:"metrics" doc:"Metrics for Prometheus. The hub's are also at <public_url>hub/metrics, for administrators and tokens with the scope read:metrics."`
 	Log            Log       `yaml:"log" doc:"The log, on standard error."`
 }
@@ -250,6 +251,7 @@ func Default() *Config {
 			Docker: Docker{HomeKind: "auto", Subnets: "10.201.0.0/16", Quarantine: Duration(10 * time.Minute)},
 		},
 		Profiles: defaultProfiles(),
+		Tmp:      defaultTmp(),
 		Log:      Log{Level: "info", Format: "text", Access: "errors", AccessFormat: "log"},
 	}
 }
@@ -321,6 +323,7 @@ func (c *Config) Policy(kernelImage string, memory int64) hub.Policy {
 	for _, g := range c.CullGroups {
 		p.GroupCulls = append(p.GroupCulls, hub.GroupCull{Group: g.Group, Rule: g.Cull.rule()})
 	}
+	c.resolveTmp(&p, kernelImage)
 	return p
 }
 

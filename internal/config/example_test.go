@@ -44,7 +44,7 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 func TestTheExampleIsTheDefaults(t *testing.T) {
 	if diff := cmp.Diff(Default(), sound(t, string(Example())), cmp.Transformer("empty", func(s []string) []string { return append([]string{}, s...) }),
 		cmp.Transformer("none", func(m map[string]string) int { return len(m) }), cmp.Transformer("mounts", func(m []Mount) int { return len(m) }), cmp.Transformer("times", func(s []SpareAt) int { return len(s) }),
-		cmp.Transformer("groups", func(g []Group) int { return len(g) }), cmp.Transformer("providers", func(p []Provider) int { return len(p) })); diff != "" {
+		cmp.Transformer("bans", func(b []Ban) int { return len(b) }), cmp.Transformer("groups", func(g []Group) int { return len(g) }), cmp.Transformer("providers", func(p []Provider) int { return len(p) })); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -11,7 +11,7 @@ type faultCase struct{ name, text, want string }
 
 // TestEveryFaultIsToldWithItsPlace has one case for each check.
 func TestEveryFaultIsToldWithItsPlace(t *testing.T) {
-	for _, list := range [][]faultCase{formFaults(), deploymentFaults(), redisFaults(), providerFaults(), spawnerFaults(), limitFaults(), profileFaults()} {
+	for _, list := range [][]faultCase{formFaults(), deploymentFaults(), redisFaults(), providerFaults(), spawnerFaults(), tmpFaults(), limitFaults(), profileFaults()} {
 		for _, c := range list {
 			t.Run(c.name, func(t *testing.T) {
 				_, faults := load(t, c.text)
@@ -178,6 +178,31 @@ func spawnerFaults() []faultCase {
 		{"resolver", "spawner:\n  docker:\n    dns: [1.1.1.1]\n", "3: spawner.docker.dns[0]: this is no address of a resolver (write 192.0.2.53:53)"},
 		{"kernel image", "image:\n  name: Carrel/Kernel\n", "2: image.name: this is no name of an image"},
 		{"base image", "image:\n  base: \"debian:\"\n", "2: image.base: this is no name of an image"},
+	}
+}
+
+// tmpFaults are those of notebooks for visitors.
+func tmpFaults() []faultCase {
+	on := func(more string) string { return "tmp:\n  enabled: true\n" + more }
+	return []faultCase{
+		{"one origin", on("") + "origins: one-origin\n", "2: tmp.enabled: with origins: one-origin a visitor's notebook could act on the hub"},
+		{"a certificate for each", on("") + "public_url: https://hub.example.org/\ntls:\n  acme:\n    directory: https://acme.example.org/\n    agree_to_terms: true\n", "2: tmp.enabled: each visitor has a host name of their own"},
+		{"no such profile", on("  profile: none\n"), "3: tmp.profile: there is no such profile"},
+		{"homes that are kept", on("  profile: small\n"), "3: tmp.profile: visitors' files must go with them"},
+		{"a mount to leave things in", on("  profile: v\n") + "profiles:\n  - name: s\n  - name: v\n    home: none\n    mounts: [{source: /data, target: /data, writable: true}]\n", "3: tmp.profile: one visitor could leave something for the next"},
+		{"a profile of some people", on("  profile: v\n") + "profiles:\n  - name: s\n  - name: v\n    home: none\n    users: [ada]\n", "3: tmp.profile: this profile is for some people"},
+		{"nobody else's", on("  profile: v\n") + "profiles:\n  - name: v\n    home: none\n", "3: tmp.profile: there is no profile left"},
+		{"a namesake", on("") + "profiles:\n  - name: visitor\n    home: none\n", "tmp.profile: a profile is called visitor already"},
+		{"memory for nobody", on("  reserve: 1TiB\n"), "3: tmp.reserve: what is left of the machine's memory"},
+		{"too old", "tmp:\n  age: 2d\n", "2: tmp.age: out of range"},
+		{"a count below none", "tmp:\n  max: -1\n", "2: tmp.max: "},
+		{"no window", "tmp:\n  arrivals_window: 0s\n", "2: tmp.arrivals_window: it must last"},
+		{"network", "tmp:\n  exempt_networks: [10.0.0.0]\n", "2: tmp.exempt_networks[0]: this is no network"},
+		{"every origin", "tmp:\n  cors_origins: [\"*\"]\n", "2: tmp.cors_origins[0]: this is no origin"},
+		{"an address for an origin", "tmp:\n  cors_origins: [\"https://a.example/\"]\n", "2: tmp.cors_origins[0]: this is no origin"},
+		{"banned network", "tmp:\n  bans:\n    - network: bad.example.org\n", "3: tmp.bans[0].network: this is no network"},
+		{"end of a ban", "tmp:\n  bans:\n    - network: 198.51.100.0/24\n      until: tomorrow\n", "4: tmp.bans[0].until: this is no time"},
+		{"a picture that runs", "tmp:\n  image: /srv/a.svg\n", "2: tmp.image: this is no picture"},
 	}
 }
 

@@ -78,6 +78,7 @@ func (c *Config) Validate(m Machine) []Fault {
 		p.validate(&k, fmt.Sprintf("oidc.providers[%d].", i), seen)
 	}
 	c.validateProfiles(&k, m)
+	c.validateTmp(&k, m)
 	for i, g := range c.CullGroups {
 		at := fmt.Sprintf("cull_groups[%d].", i)
 		k.that(g.Group != "", at+"group", "it is missing", "name the group, as the provider does")

@@ -146,6 +146,12 @@ func (b *browser) startAndCompute() {
 		chromedp.Click(pythonCard),
 		chromedp.WaitVisible(cell),
 	)
+	b.compute()
+}
+
+// compute runs a cell in the notebook that is open.
+func (b *browser) compute() {
+	b.t.Helper()
 	b.waitText("the kernel is idle", ".jp-Notebook-ExecutionIndicator, .jp-NotebookKernelStatus, .jp-StatusBar-Middle, #jp-bottom-panel", 60*time.Second, "Idle")
 	b.do("run a cell", time.Minute,
 		chromedp.Click(cell),
@@ -153,6 +159,15 @@ func (b *browser) startAndCompute() {
 		chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(input.ModifierShift)),
 	)
 	b.waitText("the cell's output", ".jp-OutputArea-output", time.Minute, "42")
+}
+
+// save saves a new notebook.
+func (b *browser) save() {
+	b.t.Helper()
+	b.do("save", 30*time.Second,
+		chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)),
+		chromedp.WaitVisible(renameDialog), chromedp.Click(renameDialog), // it asks for a name at the first time
+	)
 }
 
 // A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
@@ -163,10 +178,7 @@ func TestBrowserMainJob(t *testing.T) {
 	b.start()
 	b.signIn(d, "alice")
 	b.startAndCompute()
-	b.do("save", 30*time.Second,
-		chromedp.KeyEvent("s", chromedp.KeyModifiers(input.ModifierCtrl)),
-		chromedp.WaitVisible(renameDialog), chromedp.Click(renameDialog), // it asks for a name at the first time
-	)
+	b.save()
 	alice := d.person("alice")
 	alice.signIn()
 	alice.enter()

@@ -254,7 +254,7 @@ func (p *person) origin() string {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return u.Scheme + "://" + p.name + "." + u.Host
+	return u.Scheme + "://" + strings.ReplaceAll(p.name, "-", "-2d") + "." + u.Host // a label, as hub.UserName.Label makes it
 }
 
 // notebook is an address below the person's default server.

@@ -1,0 +1,195 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"carrel/hub"
+)
+
+// Visits is the part of hub.Visitors that the API uses.
+type Visits interface {
+	Policy() hub.VisitPolicy
+	Come(ctx context.Context, from netip.Addr, path, agent string) (hub.Visit, hub.Secret, error)
+	Visit(ctx context.Context, name hub.UserName) (hub.Visit, hub.LinePlace, error)
+	Leave(ctx context.Context, name hub.UserName, why string) error
+	Stats(ctx context.Context) (hub.VisitStats, error)
+}
+
+// mountVisits adds the calls about notebooks for visitors, which need no credentials: Carrel's own, and
+// tmpnb's as it answered them, which the proxy hands on from <base>api/.
+func (a *API) mountVisits() {
+	for path, methods := range map[string]map[string]func(http.ResponseWriter, *http.Request) error{
+		"/tmp":         {http.MethodPost: a.openVisit, http.MethodDelete: a.endVisit},
+		"/tmp/stats":   {http.MethodGet: a.visitStats},
+		"/tmpnb/spawn": {http.MethodPost: a.tmpnbSpawn},
+		"/tmpnb/stats": {http.MethodGet: a.tmpnbStats},
+	} {
+		var allowed []string
+		for method, h := range methods {
+			a.mux.Handle(method+" "+path, a.cfg.Wrap(a.shared(h)))
+			allowed = append(allowed, method)
+		}
+		slices.Sort(allowed)
+		a.mux.Handle("OPTIONS "+path, a.cfg.Wrap(a.shared(func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Access-Control-Allow-Methods", strings.Join(allowed, ", "))
+			w.Header().Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+			w.Header().Set("Access-Control-Max-Age", "600")
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		})))
+	}
+}
+
+// shared lets h be called by scripts of our own origin and of those that the operator named, and by
+// programs, which are of none (the Fetch standard, section 3.2). Nothing here goes by a cookie.
+func (a *API) shared(h func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if a.cfg.Visits == nil || !a.cfg.Visits.Policy().Enabled {
+			return errNoCall
+		}
+		w.Header().Add("Vary", "Origin")
+		if origin := r.Header.Get("Origin"); origin != "" && origin != a.cfg.Origins.HubOrigin() {
+			if !slices.Contains(a.cfg.VisitOrigins, origin) {
+				return &hub.Error{Kind: hub.Forbidden, Op: "check origin", Message: "pages of this site may not open notebooks here", Remedy: "an administrator can add it to tmp.cors_origins"}
+			}
+			w.Header().Set("Access-Control-Allow-Origin", origin)
+		}
+		return h(w, r)
+	}
+}
+
+var errFull = &hub.Error{Kind: hub.Unavailable, Op: "open visit", Message: "all notebooks are taken", Remedy: "try again in a minute"}
+
+// opened is a visit of a program's, which waits in no line.
+type opened struct {
+	visit hub.Visit
+	token hub.Secret
+}
+
+// open takes a program in, waits until its server is ready, and gives the token for it.
+func (a *API) open(r *http.Request) (opened, error) {
+	from, err := netip.ParseAddr(a.cfg.ClientAddr(r))
+	if err != nil {
+		from = netip.Addr{}
+	}
+	visit, _, err := a.cfg.Visits.Come(r.Context(), from, "", "program")
+	if err != nil {
+		return opened{}, err
+	}
+	token := hub.RandomSecret()
+	if visit.Phase == hub.VisitWaiting {
+		err = errFull
+	} else if err = a.awaitVisit(r.Context(), visit); err == nil {
+		p, now := a.cfg.Visits.Policy(), time.Now()
+		err = a.cfg.Tokens.CreateToken(r.Context(), hub.Token{
+			ID: strings.ToLower(rand.Text()), Hash: token.Hash(), User: visit.Name, UserID: hub.VisitorUser(visit.Name).ID, Note: "visit",
+			Scopes: []hub.Scope{hub.ScopeAccessServers + hub.Scope("!user="+visit.Name.String())}, Created: now,
+			Expires: visit.Expires.Add(time.Duration(p.Extensions) * p.Extend), // it goes with the visit
+		})
+	}
+	if err != nil {
+		clean, done := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Second)
+		defer done()
+		_ = a.cfg.Visits.Leave(clean, visit.Name, "whoever asked for it got none") // else it ends unused
+		return opened{}, err
+	}
+	return opened{visit, token}, nil
+}
+
+// awaitVisit waits until a visit's server is ready.
+func (a *API) awaitVisit(ctx context.Context, visit hub.Visit) error {
+	ctx, done := context.WithTimeout(ctx, 2*time.Minute)
+	defer done()
+	for {
+		s, err := a.cfg.Servers.Server(ctx, visit.Key())
+		switch {
+		case err != nil:
+			return err
+		case s.Phase == hub.Ready:
+			return nil
+		case s.Phase == hub.Failed || s.Phase == hub.Absent && s.Revision != 0:
+			return &hub.Error{Kind: hub.Unavailable, Op: "open visit", Message: "the notebook could not be started", Remedy: "try again in a minute"}
+		}
+		select {
+		case <-ctx.Done():
+			return hub.Wrap(hub.Unavailable, "open visit", ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
+	if err := decode(w, r, &struct{}{}); err != nil {
+		return err
+	}
+	o, err := a.open(r)
+	if err != nil {
+		w.Header().Set("Retry-After", "30")
+		return err
+	}
+	return reply(w, http.StatusCreated, struct {
+		URL     string    `json:"url"`
+		Token   string    `json:"token"`
+		Expires time.Time `json:"expires_at"`
+	}{a.cfg.Origins.ServerURL(o.visit.Key(), ""), o.token.Reveal(), o.visit.Expires.UTC().Truncate(time.Second)})
+}
+
+// endVisit ends the visit of a token.
+func (a *API) endVisit(w http.ResponseWriter, r *http.Request) error {
+	_, value, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token, err := a.cfg.Tokens.Token(r.Context(), hub.NewSecret(strings.TrimSpace(value)).Hash())
+	if err != nil || !token.User.IsVisitor() {
+		return orNobody(err)
+	}
+	if err := a.cfg.Visits.Leave(r.Context(), token.User, "its program said that it is done"); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a *API) visitStats(w http.ResponseWriter, r *http.Request) error {
+	s, err := a.cfg.Visits.Stats(r.Context())
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, struct {
+		Available int    `json:"available"`
+		Capacity  int    `json:"capacity"`
+		Waiting   int    `json:"waiting"`
+		Version   string `json:"version"`
+		Image     string `json:"image"`
+	}{s.Available(), s.Capacity, s.Waiting, Version, s.Image})
+}
+
+// tmpnbSpawn is tmpnb's: the path of a notebook, or 429 when there is none. The path comes with the token
+// that opens it, where tmpnb's was open to everybody who knew it.
+func (a *API) tmpnbSpawn(w http.ResponseWriter, r *http.Request) error {
+	o, err := a.open(r)
+	switch {
+	case err == nil:
+		return reply(w, http.StatusOK, map[string]string{"url": a.cfg.Origins.ServerPath(o.visit.Key()) + "?token=" + o.token.Reveal()})
+	case hub.KindOf(err) == hub.Unavailable || hub.KindOf(err) == hub.TooMany:
+		return reply(w, http.StatusTooManyRequests, map[string]string{"status": "full"})
+	}
+	return err
+}
+
+func (a *API) tmpnbStats(w http.ResponseWriter, r *http.Request) error {
+	s, err := a.cfg.Visits.Stats(r.Context())
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, struct {
+		Available int    `json:"available"`
+		Capacity  int    `json:"capacity"`
+		Version   string `json:"version"`
+		Image     string `json:"container_image"`
+	}{s.Available(), s.Capacity, Version, s.Image})
+}

@@ -1,0 +1,356 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"carrel/hub"
+	"carrel/internal/httpx"
+)
+
+// Visits is the part of hub.Visitors that the pages use.
+type Visits interface {
+	Policy() hub.VisitPolicy
+	Come(ctx context.Context, from netip.Addr, path, agent string) (hub.Visit, hub.Secret, error)
+	Visit(ctx context.Context, name hub.UserName) (hub.Visit, hub.LinePlace, error)
+	Leave(ctx context.Context, name hub.UserName, why string) error
+}
+
+type tmpView struct {
+	Title, Image, Fault, Path, Ended   string
+	Text, Terms                        []string
+	ComeURL, WaitURL, LeaveURL, Button string
+	Age                                string
+	Open                               bool // this browser has a notebook
+}
+
+type lineView struct {
+	Place               int
+	Wait                string
+	StatusURL, LeaveURL string
+}
+
+// guest finds the visit that this browser has a session for; Unauthenticated without one.
+func (w *Web) guest(r *http.Request) (visitor, hub.Visit, hub.LinePlace, error) {
+	nobody := func(err error) (visitor, hub.Visit, hub.LinePlace, error) {
+		if err == nil || hub.KindOf(err) == hub.NotFound {
+			err = errNobody
+		}
+		return visitor{}, hub.Visit{}, hub.LinePlace{}, err
+	}
+	c, err := r.Cookie(w.cfg.Origins.Cookie(hub.CookieVisitor))
+	if err != nil || c.Value == "" {
+		return nobody(nil)
+	}
+	s, err := w.cfg.Sessions.Session(r.Context(), hub.NewSecret(c.Value).Hash())
+	if err != nil || !s.User.IsVisitor() || s.Host != "" || s.Parent != "" || !s.Live(time.Now()) {
+		return nobody(err)
+	}
+	visit, place, err := w.cfg.Visits.Visit(r.Context(), s.User)
+	if err != nil || visit.Phase == hub.VisitEnding {
+		return nobody(err)
+	}
+	return visitor{s.Principal(), s, hub.VisitorUser(s.User)}, visit, place, nil
+}
+
+// guested finds the visit before h runs; who has none is led to where one begins.
+func (w *Web) guested(h func(http.ResponseWriter, *http.Request, visitor, hub.Visit, hub.LinePlace) error) httpx.HandlerFunc {
+	return w.open(func(rw http.ResponseWriter, r *http.Request) error {
+		v, visit, place, err := w.guest(r)
+		if err != nil {
+			if hub.KindOf(err) == hub.Unauthenticated && httpx.WantsPage(r) {
+				redirect(rw, r, w.path("tmp?ended=1"), http.StatusSeeOther)
+				return nil
+			}
+			return err
+		}
+		return h(rw, r, v, visit, place)
+	})
+}
+
+// open lets h run where there are notebooks for visitors.
+func (w *Web) open(h httpx.HandlerFunc) httpx.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) error {
+		if w.cfg.Visits == nil || !w.cfg.Visits.Policy().Enabled {
+			return &hub.Error{Kind: hub.NotFound, Op: "visit", Message: "there are no notebooks for visitors here", Remedy: "sign in"}
+		}
+		if err := httpx.ReadForm(rw, r, maxForm); err != nil {
+			return err
+		}
+		return h(rw, r)
+	}
+}
+
+// notebookPath cleans the path of a notebook that a link names: below the server's files, "" for none.
+func notebookPath(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	clean := hub.LocalPath("/"+(&url.URL{Path: text}).EscapedPath(), "/", "")
+	if clean == "" || len(text) > 512 || strings.HasSuffix(text, "/") || slices.Contains(strings.Split(text, "/"), "") {
+		return "", &hub.Error{Kind: hub.Invalid, Op: "read link", Field: "path", Message: "this link names no notebook", Remedy: "ask whoever made it for another, or begin without"}
+	}
+	return text, nil
+}
+
+func (w *Web) tmp(rw http.ResponseWriter, r *http.Request) error {
+	path, err := notebookPath(r.URL.Query().Get("path"))
+	if err != nil {
+		return err
+	}
+	view := tmpView{Path: path}
+	if r.URL.Query().Has("ended") {
+		view.Ended = "Your notebook has ended, and nothing of it is left."
+	}
+	return w.showTmp(rw, r, http.StatusOK, view)
+}
+
+func (w *Web) showTmp(rw http.ResponseWriter, r *http.Request, status int, view tmpView) error {
+	p := w.cfg.Visits.Policy()
+	_, _, _, err := w.guest(r)
+	if err != nil && hub.KindOf(err) != hub.Unauthenticated {
+		return err
+	}
+	view.Open = err == nil
+	view.Title, view.Text, view.Terms, view.Age = p.Page.Title, paragraphs(p.Page.Text), paragraphs(p.Page.Terms), span(p.Age)
+	view.ComeURL, view.WaitURL, view.LeaveURL = w.path("tmp"), w.waitURL(view.Path), w.path("tmp/leave")
+	if p.Page.Image != "" {
+		view.Image = w.path("tmp/image")
+	}
+	view.Button = "Open a notebook"
+	if view.Path != "" {
+		view.Button = "Open the notebook"
+	}
+	return w.render(rw, status, "tmp", frame{Title: view.Title}, view)
+}
+
+// paragraphs of a text, which an empty line parts.
+func paragraphs(text string) (list []string) {
+	for p := range strings.SplitSeq(strings.ReplaceAll(text, "\r\n", "\n"), "\n\n") {
+		if p = strings.TrimSpace(p); p != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+func (w *Web) waitURL(path string) string {
+	if path == "" {
+		return w.path("tmp/wait")
+	}
+	return w.path("tmp/wait?path=" + url.QueryEscape(path))
+}
+
+// come takes a visitor in. A browser that has a notebook is led to it.
+func (w *Web) come(rw http.ResponseWriter, r *http.Request) error {
+	path, err := notebookPath(r.PostFormValue("path"))
+	if err != nil {
+		return err
+	}
+	_, _, _, err = w.guest(r)
+	if err == nil {
+		redirect(rw, r, w.waitURL(path), http.StatusSeeOther)
+		return nil
+	}
+	if hub.KindOf(err) != hub.Unauthenticated {
+		return err
+	}
+	_, secret, err := w.cfg.Visits.Come(r.Context(), w.client(r), path, agent(r))
+	switch {
+	case err == nil:
+		http.SetCookie(rw, w.visitorCookie(secret.Reveal(), 0))
+		redirect(rw, r, w.waitURL(path), http.StatusSeeOther)
+		return nil
+	case hub.KindOf(err) == hub.TooMany || hub.KindOf(err) == hub.Forbidden || hub.KindOf(err) == hub.Unavailable:
+		message, remedy := hub.Public(err)
+		if hub.KindOf(err) != hub.Forbidden {
+			rw.Header().Set("Retry-After", "60")
+		}
+		return w.showTmp(rw, r, httpx.StatusOf(err), tmpView{Path: path, Fault: sentence(message) + " " + sentence(remedy)})
+	}
+	return err
+}
+
+func (w *Web) visitorCookie(value string, maxAge int) *http.Cookie {
+	return &http.Cookie{Name: w.cfg.Origins.Cookie(hub.CookieVisitor), Value: value, Path: "/", MaxAge: maxAge, HttpOnly: true, Secure: w.cfg.Origins.Secure(), SameSite: http.SameSiteLaxMode} //nolint:gosec // G124: Secure wherever the hub is on HTTPS
+}
+
+// client is the address that a request came from, as our proxy says; the zero one if it can't be read.
+func (w *Web) client(r *http.Request) netip.Addr {
+	a, err := netip.ParseAddr(w.cfg.ClientAddr(r))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a
+}
+
+func agent(r *http.Request) string {
+	a := plain(r.UserAgent())
+	return a[:min(len(a), 200)]
+}
+
+// wait leads from the click to the notebook: the line, the start, the page.
+func (w *Web) wait(rw http.ResponseWriter, r *http.Request, v visitor, visit hub.Visit, place hub.LinePlace) error {
+	path, err := notebookPath(r.URL.Query().Get("path"))
+	if err != nil {
+		return err
+	}
+	if visit.Phase == hub.VisitWaiting {
+		f := frame{Title: "Waiting for a notebook", Script: "line.js", Refresh: "5"}
+		return w.render(rw, http.StatusOK, "tmp-line", f, lineView{place.N, waitText(place.Wait), w.path("tmp/status"), w.path("tmp/leave")})
+	}
+	s, err := w.cfg.Servers.Server(r.Context(), visit.Key())
+	if err != nil {
+		return err
+	}
+	next := w.notebookURL(visit.Key(), path)
+	switch {
+	case s.Phase == hub.Ready || s.Phase == hub.Paused:
+		redirect(rw, r, w.destination(v, s, next), http.StatusFound)
+		return nil
+	case s.Coming() || s.Revision == 0: // it was let in just now
+		progress := w.path("tmp/progress")
+		if next != "" {
+			progress += "?next=" + url.QueryEscape(next)
+		}
+		return w.showPending(rw, r, v, s, pendingView{Name: "your notebook", ProgressURL: progress, CancelURL: w.path("tmp/leave"), FailedURL: w.path("tmp?ended=1")})
+	}
+	redirect(rw, r, w.path("tmp?ended=1"), http.StatusFound)
+	return nil
+}
+
+// notebookURL is the page of a server that shows a notebook; "" for none.
+func (w *Web) notebookURL(key hub.ServerKey, path string) string {
+	if path == "" {
+		return ""
+	}
+	return w.cfg.Origins.ServerPath(key) + "lab/tree/" + (&url.URL{Path: path}).EscapedPath()
+}
+
+// waitText is a time for whoever waits, who is not told less than it may take.
+func waitText(d time.Duration) string {
+	if d <= time.Minute {
+		return fmt.Sprintf("about %d seconds", max(10, int((d+9*time.Second)/(10*time.Second))*10))
+	}
+	return "about " + count(int((d+59*time.Second)/time.Minute), "minute", "minutes")
+}
+
+// status tells the waiting page's script how far it is.
+func (w *Web) status(rw http.ResponseWriter, _ *http.Request, _ visitor, visit hub.Visit, place hub.LinePlace) error {
+	rw.Header().Set("Content-Type", "application/json")
+	return hub.Wrap(hub.Canceled, "send status", json.NewEncoder(rw).Encode(struct {
+		Phase       hub.VisitPhase `json:"phase"`
+		Place       int            `json:"place,omitempty"`
+		Wait        string         `json:"wait,omitempty"`
+		WaitSeconds int            `json:"wait_seconds,omitempty"`
+	}{visit.Phase, place.N, waitText(place.Wait), int(place.Wait.Seconds())}))
+}
+
+func (w *Web) tmpProgress(rw http.ResponseWriter, r *http.Request, v visitor, visit hub.Visit, _ hub.LinePlace) error {
+	return w.streamProgress(rw, r, v, visit.Key())
+}
+
+// leave ends a visit, and forgets it in this browser.
+func (w *Web) leave(rw http.ResponseWriter, r *http.Request) error {
+	if v, _, _, err := w.guest(r); err == nil {
+		if err := w.cfg.Visits.Leave(r.Context(), v.User, "you said that you are done"); err != nil {
+			return err
+		}
+	} else if hub.KindOf(err) != hub.Unauthenticated {
+		return err
+	}
+	http.SetCookie(rw, w.visitorCookie("", -1))
+	redirect(rw, r, w.path("tmp?ended=1"), http.StatusSeeOther)
+	return nil
+}
+
+const maxImage = 2 << 20
+
+// picture is the operator's. Only pictures are sent, whatever the file is.
+func (w *Web) picture(rw http.ResponseWriter, _ *http.Request) error {
+	name := w.cfg.Visits.Policy().Page.Image
+	none := &hub.Error{Kind: hub.NotFound, Op: "show picture", Message: "there is no picture"}
+	if name == "" {
+		return none
+	}
+	f, err := os.Open(name) // the operator's own choice
+	if err != nil {
+		none.Err = err
+		return none
+	}
+	defer f.Close() // it was read only
+	raw, err := io.ReadAll(io.LimitReader(f, maxImage+1))
+	if err != nil || len(raw) > maxImage || !strings.HasPrefix(http.DetectContentType(raw), "image/") {
+		none.Err = err
+		return none
+	}
+	rw.Header().Set("Content-Type", mime.TypeByExtension(filepath.Ext(name)))
+	rw.Header().Set("Cache-Control", "public, max-age=300")
+	_, err = rw.Write(raw)
+	return hub.Wrap(hub.Canceled, "send picture", err)
+}
+
+// anyTicket makes tickets for people and for visitors, each for hosts of their own (see Web.ticket). A
+// browser that has no visit takes over one whose token is in the address: tmpnb's links are of this form.
+func (w *Web) anyTicket(rw http.ResponseWriter, r *http.Request) error {
+	next, err := url.Parse(r.URL.Query().Get("next"))
+	if err != nil {
+		return w.person(w.ticket)(rw, r)
+	}
+	text, _, _ := strings.Cut(strings.TrimPrefix(next.Path, w.cfg.Origins.Base()+"user/"), "/")
+	name, err := hub.ParseUserName(text)
+	if err != nil || !name.IsVisitor() {
+		return w.person(w.ticket)(rw, r)
+	}
+	if token := next.Query().Get("token"); token != "" {
+		if err := w.takeOver(rw, r, name, hub.NewSecret(token)); err != nil {
+			return err
+		}
+		q, nq := r.URL.Query(), next.Query()
+		nq.Del("token")
+		next.RawQuery = nq.Encode()
+		q.Set("next", next.String())
+		r.URL.RawQuery = q.Encode()
+	}
+	return w.guested(func(rw http.ResponseWriter, r *http.Request, v visitor, _ hub.Visit, _ hub.LinePlace) error {
+		return w.ticket(rw, r, v)
+	})(rw, r)
+}
+
+// takeOver gives the browser a session of the visit that a token is for, unless it has a visit.
+func (w *Web) takeOver(rw http.ResponseWriter, r *http.Request, name hub.UserName, token hub.Secret) error {
+	if w.cfg.Visits == nil || w.cfg.Tokens == nil {
+		return nil
+	}
+	if _, _, _, err := w.guest(r); err == nil || hub.KindOf(err) != hub.Unauthenticated {
+		return err
+	}
+	t, err := w.cfg.Tokens.Token(r.Context(), token.Hash())
+	switch {
+	case err != nil && hub.KindOf(err) != hub.NotFound:
+		return err
+	case err != nil || t.User != name:
+		return nil // it is nobody's then
+	}
+	secret, now := hub.RandomSecret(), time.Now()
+	err = w.cfg.Sessions.CreateSession(r.Context(), hub.Session{Hash: secret.Hash(), User: name, UserID: hub.VisitorUser(name).ID, Created: now, LastSeen: now, Expires: t.Expires, Agent: agent(r)})
+	if err != nil {
+		return err
+	}
+	c := w.visitorCookie(secret.Reveal(), 0)
+	http.SetCookie(rw, c)
+	r.Header.Del("Cookie") // one that is over may stand before it
+	r.AddCookie(c)
+	return nil
+}
