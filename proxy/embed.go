@@ -31,14 +31,26 @@ func shareWith(h http.Header, origin string) {
 }
 
 // preflight answers what a browser asks before such a page's request, which has no credentials.
-func preflight(w http.ResponseWriter, r *http.Request) error {
+func preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	shareWith(h, r.Header.Get("Origin"))
 	h.Set("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE")
 	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-XSRFToken")
 	h.Set("Access-Control-Max-Age", "600")
 	w.WriteHeader(http.StatusNoContent)
-	return nil
+}
+
+// embedded lets such a page read the answer to come; true when it is answered already.
+func (p *Proxy) embedded(w http.ResponseWriter, r *http.Request, key hub.ServerKey) bool {
+	if !p.embeds(r, key) {
+		return false
+	}
+	if isPreflight(r) {
+		preflight(w, r)
+		return true
+	}
+	shareWith(w.Header(), r.Header.Get("Origin"))
+	return false
 }
 
 func isPreflight(r *http.Request) bool {

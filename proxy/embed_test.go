@@ -111,3 +111,25 @@ func TestTmpnbsPaths(t *testing.T) {
 		t.Errorf("on a person's host: status %d", r.status)
 	}
 }
+
+// TestWhatVisitorsPagesTell goes to the hub's edge by their own page alone; people's servers have no such
+// address.
+func TestWhatVisitorsPagesTell(t *testing.T) {
+	w := newWorld(t, setup{})
+	v := w.visitor(&inbox{})
+	for _, what := range []string{"more", "leave"} {
+		w.send("POST", w.url(visitorName, "carrel/"+what), "", byToken(v))
+		if seen := w.edgeGot.last(t); seen.URL.Path != "/"+what+"/"+serverKey(t, visitorName, "").Label() || seen.Header.Get("Authorization") != "" {
+			t.Errorf("%s is %s with %v at the edge", what, seen.URL, seen.Header)
+		}
+	}
+	alice := w.person("alice")
+	w.serve("alice", echo(&inbox{}))
+	n := len(w.edgeGot.all())
+	w.send("POST", w.url("alice", "carrel/leave"), "", byToken(alice))
+	w.send("POST", w.url(visitorName, "carrel/leave"), "", byToken(alice))
+	w.send("POST", w.url(visitorName, "carrel/leave"), "", header("Origin", "https://evil.example"))
+	if len(w.edgeGot.all()) != n {
+		t.Errorf("the edge was told %v", w.edgeGot.last(t).URL)
+	}
+}

@@ -20,11 +20,8 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		return &statusError{http.StatusNotFound, "this host serves another person's notebooks", "go to " + o.HubURL("home")}
 	}
 	about(w, notebookClass(r, rest), nil)
-	if p.embeds(r, key) {
-		if isPreflight(r) {
-			return preflight(w, r)
-		}
-		shareWith(w.Header(), r.Header.Get("Origin"))
+	if p.embedded(w, r, key) {
+		return nil
 	}
 	host := canonicalHost(r.Host)
 	if place.Notebooks {
@@ -59,8 +56,8 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		http.Redirect(w, r, to.String(), http.StatusFound)
 		return nil
 	}
-	if rest == "carrel/notice" {
-		return p.serveNotice(w, r, key)
+	if what := noticeOf(r, key, rest); what != "" {
+		return p.serveNotice(w, r, key, what)
 	}
 	if rt == nil {
 		return p.notRunning(w, r, key)
@@ -214,13 +211,25 @@ func (p *Proxy) notRunning(w http.ResponseWriter, r *http.Request, key hub.Serve
 	return &statusError{http.StatusFailedDependency, "this server is not running", "start it at " + p.cfg.Origins.HubURL("home")}
 }
 
-// serveNotice hands the lab extension's question to the hub: this caller may ask for this server.
-func (p *Proxy) serveNotice(w http.ResponseWriter, r *http.Request, key hub.ServerKey) error {
+// noticeOf is what of the hub's a page of a server asks for, or "".
+func noticeOf(r *http.Request, key hub.ServerKey, rest string) string {
+	switch {
+	case rest == "carrel/notice":
+		return "notice"
+	case (rest == "carrel/more" || rest == "carrel/leave") && r.Method == http.MethodPost && key.User.IsVisitor():
+		return strings.TrimPrefix(rest, "carrel/")
+	}
+	return ""
+}
+
+// serveNotice hands the lab extension's question, or what it has to tell, to the hub: this caller may ask
+// for this server.
+func (p *Proxy) serveNotice(w http.ResponseWriter, r *http.Request, key hub.ServerKey, what string) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return &statusError{http.StatusMethodNotAllowed, "this address takes GET and POST", ""}
 	}
 	return p.pass(w, r, p.cfg.Edge, func(out *http.Request) {
-		out.URL.Path, out.URL.RawPath, out.URL.RawQuery = "/notice/"+key.Label(), "", ""
+		out.URL.Path, out.URL.RawPath, out.URL.RawQuery = "/"+what+"/"+key.Label(), "", ""
 		out.Header.Del("Cookie")
 		out.Header.Del("Authorization")
 	}, nil)

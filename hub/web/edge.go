@@ -18,6 +18,16 @@ type notice struct {
 	CanExtend      bool       `json:"can_extend"`
 	ExtendSeconds  int        `json:"extend_seconds"`
 	WarningSeconds int        `json:"warning_seconds"`
+	Visit          *stay      `json:"visit,omitempty"`
+}
+
+// stay is what the page of a visitor's server is told of the visit.
+type stay struct {
+	EndsAt        time.Time `json:"ends_at"`
+	CanExtend     bool      `json:"can_extend"`
+	ExtendSeconds int       `json:"extend_seconds"`
+	DownloadURL   string    `json:"download_url"`
+	DoneURL       string    `json:"done_url"`
 }
 
 // Edge serves the edge API, to be reached by proxies alone: whoever asks has been authorised for
@@ -27,6 +37,8 @@ func (w *Web) Edge() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /notice/{label}", kit.Handle(w.notice))
 	mux.Handle("POST /notice/{label}", kit.Handle(w.notice))
+	mux.Handle("POST /more/{label}", kit.Handle(w.more))
+	mux.Handle("POST /leave/{label}", kit.Handle(w.closed))
 	mux.Handle("POST /wake/{label}", kit.Handle(w.wake))
 	mux.Handle("/", kit.Handle(func(http.ResponseWriter, *http.Request) error {
 		return hub.Errorf(hub.NotFound, "edge", "there is no such call")
@@ -55,6 +67,10 @@ func (w *Web) notice(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	return w.tellNotice(rw, r, s)
+}
+
+func (w *Web) tellNotice(rw http.ResponseWriter, r *http.Request, s hub.Server) error {
 	owner, err := w.cfg.Users.User(r.Context(), s.Key.User)
 	if err != nil && hub.KindOf(err) != hub.NotFound {
 		return err
@@ -63,6 +79,9 @@ func (w *Web) notice(rw http.ResponseWriter, r *http.Request) error {
 	n := notice{Now: time.Now(), Why: plain(s.CullWhy), ExtendSeconds: int(rule.Extend.Seconds()), WarningSeconds: int(rule.Warning.Seconds()), CanExtend: keepable(s, rule)}
 	if !s.CullAt.IsZero() {
 		n.CullAt = &s.CullAt
+	}
+	if n.Visit, err = w.stayOf(r.Context(), s.Key.User); err != nil {
+		return err
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	rw.Header().Set("Cache-Control", "no-store")
@@ -83,4 +102,43 @@ func (w *Web) labelled(ctx context.Context, label string) (hub.Server, error) {
 		}
 	}
 	return hub.Server{}, hub.Errorf(hub.NotFound, "find server", "there is no such server")
+}
+
+// stayOf tells of a visit, which has a page open: this one asks. Of people it tells nothing.
+func (w *Web) stayOf(ctx context.Context, name hub.UserName) (*stay, error) {
+	if !name.IsVisitor() || w.cfg.Visits == nil {
+		return nil, nil //nolint:nilnil // there is no visit, and nothing wrong
+	}
+	visit, err := w.cfg.Visits.Back(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	p := w.cfg.Visits.Policy()
+	o := w.cfg.Origins
+	return &stay{visit.Expires, visit.Extensible(p), int(p.Extend.Seconds()), o.HubURL("tmp/download"), o.HubURL("tmp")}, nil
+}
+
+// more gives a visit more time.
+func (w *Web) more(rw http.ResponseWriter, r *http.Request) error {
+	s, err := w.labelled(r.Context(), r.PathValue("label"))
+	if err == nil && w.cfg.Visits != nil {
+		_, err = w.cfg.Visits.Extend(r.Context(), s.Key.User)
+	}
+	if err != nil {
+		return err
+	}
+	return w.tellNotice(rw, r, s)
+}
+
+// closed hears that a page of a visit was closed; another one that is open says so soon.
+func (w *Web) closed(rw http.ResponseWriter, r *http.Request) error {
+	s, err := w.labelled(r.Context(), r.PathValue("label"))
+	if err == nil && w.cfg.Visits != nil && s.Key.User.IsVisitor() {
+		err = w.cfg.Visits.Away(r.Context(), s.Key.User)
+	}
+	if err != nil {
+		return err
+	}
+	rw.WriteHeader(http.StatusNoContent)
+	return nil
 }

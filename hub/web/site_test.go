@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"io"
 	"iter"
 	"log/slog"
 	"maps"
@@ -73,6 +74,15 @@ func (m *scriptedServers) Start(_ context.Context, req hub.StartRequest) (hub.Se
 	delete(m.steps, req.Key) // a new start's steps are its own
 	m.mu.Unlock()
 	return m.put(hub.Server{Key: req.Key, Phase: hub.Queued, Profile: req.Profile, Generation: 1, Revision: 1}), nil
+}
+
+// Archive writes what a test can tell from a ZIP.
+func (m *scriptedServers) Archive(_ context.Context, key hub.ServerKey, w io.Writer) error {
+	if m.fault != nil {
+		return m.fault
+	}
+	_, err := io.WriteString(w, "PK of "+key.String())
+	return err
 }
 
 // PutServer and its neighbours are what is left of a store where servers are told.

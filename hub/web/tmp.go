@@ -25,12 +25,16 @@ type Visits interface {
 	Come(ctx context.Context, from netip.Addr, path, agent string) (hub.Visit, hub.Secret, error)
 	Visit(ctx context.Context, name hub.UserName) (hub.Visit, hub.LinePlace, error)
 	Leave(ctx context.Context, name hub.UserName, why string) error
+	Away(ctx context.Context, name hub.UserName) error
+	Back(ctx context.Context, name hub.UserName) (hub.Visit, error)
+	Extend(ctx context.Context, name hub.UserName) (hub.Visit, error)
 }
 
 type tmpView struct {
 	Title, Image, Fault, Path, Ended   string
 	Text, Terms                        []string
 	ComeURL, WaitURL, LeaveURL, Button string
+	DownloadURL                        string
 	Age                                string
 	Open                               bool // this browser has a notebook
 }
@@ -125,6 +129,7 @@ func (w *Web) showTmp(rw http.ResponseWriter, r *http.Request, status int, view 
 	view.Open = err == nil
 	view.Title, view.Text, view.Terms, view.Age = p.Page.Title, paragraphs(p.Page.Text), paragraphs(p.Page.Terms), span(p.Age)
 	view.ComeURL, view.WaitURL, view.LeaveURL = w.path("tmp"), w.waitURL(view.Path), w.path("tmp/leave")
+	view.DownloadURL = w.path("tmp/download")
 	if p.Page.Image != "" {
 		view.Image = w.path("tmp/image")
 	}
@@ -235,6 +240,9 @@ func (w *Web) notebookURL(key hub.ServerKey, path string) string {
 	if path == "" {
 		return ""
 	}
+	if w.cfg.Visits.Policy().Copied {
+		return w.cfg.Origins.ServerPath(key) + "carrel/open?path=" + url.QueryEscape(path)
+	}
 	return w.cfg.Origins.ServerPath(key) + "lab/tree/" + (&url.URL{Path: path}).EscapedPath()
 }
 
@@ -276,6 +284,40 @@ func (w *Web) leave(rw http.ResponseWriter, r *http.Request) error {
 }
 
 const maxImage = 2 << 20
+
+// download gives all files of the visit, as they are now.
+func (w *Web) download(rw http.ResponseWriter, r *http.Request, _ visitor, visit hub.Visit, _ hub.LinePlace) error {
+	s, err := w.cfg.Servers.Server(r.Context(), visit.Key())
+	if err != nil {
+		return err
+	}
+	if s.Phase != hub.Ready {
+		return &hub.Error{Kind: hub.Conflict, Op: "download", Message: "your notebook is not running", Remedy: "open it, then try again"}
+	}
+	rw.Header().Set("Content-Type", "application/zip")
+	rw.Header().Set("Content-Disposition", `attachment; filename="my-work.zip"`)
+	out := &begun{w: rw}
+	err = w.cfg.Servers.Archive(r.Context(), visit.Key(), out)
+	if err != nil && out.yes {
+		panic(http.ErrAbortHandler) // half an archive must not pass for a whole one
+	}
+	if err != nil {
+		rw.Header().Del("Content-Disposition")
+	}
+	return err
+}
+
+// begun knows whether anything was written.
+type begun struct {
+	w   io.Writer
+	yes bool
+}
+
+// Write implements [io.Writer].
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.w.Write(p)
+}
 
 // picture is the operator's. Only pictures are sent, whatever the file is.
 func (w *Web) picture(rw http.ResponseWriter, _ *http.Request) error {

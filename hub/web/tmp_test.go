@@ -3,6 +3,7 @@ package web
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -233,5 +234,67 @@ func TestTokenInAddress(t *testing.T) {
 		if p := ask(c.who, c.name, c.token); p.Code != c.status || p.cookie("carrel-visitor") != nil {
 			t.Errorf("%+v: status %d, to %s", c, p.Code, p.location())
 		}
+	}
+}
+
+func TestDownload(t *testing.T) {
+	s := plainSite(t)
+	s.letVisitorsIn(nil)
+	x := s.guest("one", "192.0.2.1")
+	if p := s.get("one", "/hub/tmp/download"); p.Code != http.StatusConflict {
+		t.Errorf("before it runs: status %d", p.Code)
+	}
+	s.servers.put(hub.Server{Key: x.Key(), Phase: hub.Ready, Profile: "visitor", Generation: 1, Revision: 2})
+	p := s.get("one", "/hub/tmp/download")
+	if p.Code != http.StatusOK || p.Body.String() != "PK of "+x.Name.String() || p.Header().Get("Content-Type") != "application/zip" || p.Header().Get("Content-Disposition") != `attachment; filename="my-work.zip"` {
+		t.Errorf("status %d, %v, %s", p.Code, p.Header(), p.Body)
+	}
+	if p := s.get("", "/hub/tmp/download"); p.Code != http.StatusSeeOther {
+		t.Errorf("for nobody: status %d", p.Code)
+	}
+	s.servers.fault = hub.Errorf(hub.Unavailable, "archive", "it does not answer")
+	if p := s.get("one", "/hub/tmp/download"); p.Code != http.StatusServiceUnavailable || p.Header().Get("Content-Disposition") != "" {
+		t.Errorf("when it fails: status %d, %v", p.Code, p.Header())
+	}
+}
+
+// TestStayIsTold to the page of a visitor's server, and what the page has to tell is heard.
+func TestStayIsTold(t *testing.T) {
+	s := plainSite(t)
+	s.letVisitorsIn(nil)
+	x := s.guest("one", "192.0.2.1")
+	edge := s.web.Edge()
+	ask := func(method, path string) (answer, stay) {
+		t.Helper()
+		p := answer{ResponseRecorder: httptest.NewRecorder()}
+		edge.ServeHTTP(p, httptest.NewRequestWithContext(t.Context(), method, path+x.Key().Label(), nil))
+		var n notice
+		if p.Code == http.StatusOK {
+			if err := json.Unmarshal(p.Body.Bytes(), &n); err != nil || n.Visit == nil {
+				t.Fatalf("%s %s: %s, %v", method, path, p.Body, err)
+			}
+			return p, *n.Visit
+		}
+		return p, stay{}
+	}
+	_, first := ask("GET", "/notice/")
+	if !first.EndsAt.Equal(x.Expires) || !first.CanExtend || first.ExtendSeconds != 3600 || first.DownloadURL != s.origins.HubURL("tmp/download") || first.DoneURL != s.origins.HubURL("tmp") {
+		t.Errorf("the stay is %+v", first)
+	}
+	if p, _ := ask("POST", "/leave/"); p.Code != http.StatusNoContent {
+		t.Errorf("a goodbye: status %d", p.Code)
+	}
+	if now, err := s.store.Visit(t.Context(), x.Name); err != nil || now.Left.IsZero() {
+		t.Errorf("after the goodbye the visit is %+v, %v", now, err)
+	}
+	ask("GET", "/notice/")
+	if now, err := s.store.Visit(t.Context(), x.Name); err != nil || !now.Left.IsZero() {
+		t.Errorf("after a reload the visit is %+v, %v", now, err)
+	}
+	if _, more := ask("POST", "/more/"); !more.EndsAt.Equal(x.Expires.Add(time.Hour)) || more.CanExtend {
+		t.Errorf("with more time the stay is %+v", more)
+	}
+	if p, _ := ask("POST", "/more/"); p.Code != http.StatusForbidden {
+		t.Errorf("with still more: status %d", p.Code)
 	}
 }

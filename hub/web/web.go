@@ -9,6 +9,7 @@ package web
 import (
 	"context"
 	"html/template"
+	"io"
 	"iter"
 	"log/slog"
 	"net/http"
@@ -28,6 +29,7 @@ type Servers interface {
 	Wake(ctx context.Context, key hub.ServerKey) (hub.Server, error)
 	Usage(key hub.ServerKey) (u hub.Usage, cores float64, ok bool)
 	SlotStock() (hub.SlotStock, bool)
+	Archive(ctx context.Context, key hub.ServerKey, w io.Writer) error
 	Policy() hub.Policy
 }
 
@@ -118,6 +120,7 @@ func (w *Web) mount() {
 		"GET /tmp/status":                     w.guested(w.status),
 		"GET /tmp/progress":                   w.guested(w.tmpProgress),
 		"POST /tmp/leave":                     w.open(w.leave),
+		"GET /tmp/download":                   w.guested(w.download),
 		"GET /tmp/image":                      w.open(w.picture),
 		"POST /servers":                       w.person(w.addServer),
 		"GET /spawn":                          w.person(w.ownSpawn),

@@ -195,6 +195,7 @@ func tmpFaults() []faultCase {
 		{"a namesake", on("") + "profiles:\n  - name: visitor\n    home: none\n", "tmp.profile: a profile is called visitor already"},
 		{"memory for nobody", on("  reserve: 1TiB\n"), "3: tmp.reserve: what is left of the machine's memory"},
 		{"too old", "tmp:\n  age: 2d\n", "2: tmp.age: out of range"},
+		{"for ever", "tmp:\n  extend: 24h\n  extensions: 8\n", "2: tmp.extend: with all extensions a visit would last over a week"},
 		{"a count below none", "tmp:\n  max: -1\n", "2: tmp.max: "},
 		{"no window", "tmp:\n  arrivals_window: 0s\n", "2: tmp.arrivals_window: it must last"},
 		{"network", "tmp:\n  exempt_networks: [10.0.0.0]\n", "2: tmp.exempt_networks[0]: this is no network"},
@@ -202,6 +203,7 @@ func tmpFaults() []faultCase {
 		{"an address for an origin", "tmp:\n  cors_origins: [\"https://a.example/\"]\n", "2: tmp.cors_origins[0]: this is no origin"},
 		{"banned network", "tmp:\n  bans:\n    - network: bad.example.org\n", "3: tmp.bans[0].network: this is no network"},
 		{"end of a ban", "tmp:\n  bans:\n    - network: 198.51.100.0/24\n      until: tomorrow\n", "4: tmp.bans[0].until: this is no time"},
+		{"no directory", "tmp:\n  files: notebooks\n", "2: tmp.files: this is no directory"},
 		{"a picture that runs", "tmp:\n  image: /srv/a.svg\n", "2: tmp.image: this is no picture"},
 	}
 }

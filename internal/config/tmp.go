@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -19,12 +20,16 @@ type Tmp struct {
 	Text       string   `yaml:"text" reload:"live" doc:"What the page says, as plain text; an empty line begins a paragraph."`
 	Image      string   `yaml:"image" reload:"live" doc:"Picture on the page: a file, .png, .jpg or .webp, of 2MiB at most."`
 	Terms      string   `yaml:"terms" reload:"live" doc:"What visitors agree to by their click, as plain text."`
+	Files      string   `yaml:"files" reload:"live" doc:"Directory in the server that links name notebooks of (hub/tmp?path=…): of the image, or a mount of the profile. The notebook's folder is copied into the visitor's home. Carrel's kernel image only; empty: links name files that the home has already."`
 	Profile    string   `yaml:"profile" reload:"live" doc:"Profile of their notebooks, which nobody else may use then; with home_kind tmpfs, or home none. Empty: one core, 512MiB, a home of 100MiB in memory, no network."`
 	Max        int      `yaml:"max" reload:"live" doc:"Visitors with a notebook at once; the rest wait in line."`
 	Line       int      `yaml:"line" reload:"live" doc:"Visitors in line at once; beyond it they are asked to come later."`
 	Reserve    Size     `yaml:"reserve" reload:"live" doc:"Memory of the machine that is kept for people with accounts: visitors' notebooks together take no more than the rest."`
 	Idle       Duration `yaml:"idle" reload:"live" doc:"A notebook unused for so long ends; 0: never. A kernel that computes counts as use."`
 	Age        Duration `yaml:"age" reload:"live" doc:"A notebook ends so long after it began."`
+	Extend     Duration `yaml:"extend" reload:"live" doc:"How much longer a press of \"more time\" keeps it."`
+	Extensions int      `yaml:"extensions" reload:"live" doc:"How often it can be pressed; 0: never."`
+	Grace      Duration `yaml:"leave_grace" reload:"live" doc:"How long after its last page was closed a notebook ends; until then a reload finds it. Pages that nobody looks at say once a minute that they are there."`
 	AtOnce     int      `yaml:"per_address" reload:"live" doc:"Notebooks of one address at once (IPv4 /32, IPv6 /64; four times as many of a /56, sixteen of a /48); 0: no limit."`
 	Arrivals   int      `yaml:"arrivals_per_address" reload:"live" doc:"Notebooks that one address may open within arrivals_window, counted likewise; 0: no limit."`
 	ArrivalsIn Duration `yaml:"arrivals_window" reload:"live" doc:"The time that arrivals_per_address is for."`
@@ -45,7 +50,7 @@ const visitorProfile = "visitor"
 func defaultTmp() Tmp {
 	return Tmp{
 		Title: "A notebook, now", Text: "Try out code in a notebook of your own. There is nothing to install and no account to make.",
-		Max: 10, Line: 100, Idle: Duration(10 * time.Minute), Age: Duration(time.Hour), AtOnce: 4, Arrivals: 30, ArrivalsIn: Duration(time.Hour),
+		Max: 10, Line: 100, Idle: Duration(10 * time.Minute), Age: Duration(time.Hour), Extend: Duration(30 * time.Minute), Extensions: 2, Grace: Duration(150 * time.Second), AtOnce: 4, Arrivals: 30, ArrivalsIn: Duration(time.Hour),
 	}
 }
 
@@ -64,12 +69,20 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 	}
 	x := &p.Profiles[at]
 	x.Visitors, x.Default = true, false
+	if t.Files != "" {
+		x.Env = maps.Clone(x.Env)
+		if x.Env == nil {
+			x.Env = map[string]string{}
+		}
+		x.Env["CARREL_FILES"] = t.Files
+	}
 	idle, warning := time.Duration(t.Idle), min(time.Duration(t.Idle)/3, 2*time.Minute)
 	x.Cull = hub.CullRule{Idle: idle, Warning: warning, BusyMax: time.Duration(t.Age), Extend: idle}
 	p.Visits = hub.VisitPolicy{
-		Enabled: t.Enabled, Profile: x.Name, Max: t.Max, Line: t.Line, Age: time.Duration(t.Age),
+		Enabled: t.Enabled, Profile: x.Name, Max: t.Max, Line: t.Line, Age: time.Duration(t.Age), Extend: time.Duration(t.Extend), Extensions: t.Extensions, Grace: time.Duration(t.Grace),
 		AtOnce: t.AtOnce, Arrivals: t.Arrivals, ArrivalsIn: time.Duration(t.ArrivalsIn),
-		Page: hub.VisitPage{Title: t.Title, Text: t.Text, Image: t.Image, Terms: t.Terms},
+		Page:   hub.VisitPage{Title: t.Title, Text: t.Text, Image: t.Image, Terms: t.Terms},
+		Copied: t.Files != "",
 	}
 	if p.MachineMemory > 0 && x.Limits.Memory > 0 {
 		p.Visits.Max = min(t.Max, int(max(0, p.MachineMemory-int64(t.Reserve))/x.Limits.Memory))
@@ -89,10 +102,11 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 
 func (c *Config) validateTmp(k *checks, m Machine) {
 	t := c.Tmp
-	for field, n := range map[string]int{"max": t.Max, "line": t.Line, "per_address": t.AtOnce, "arrivals_per_address": t.Arrivals} {
+	for field, n := range map[string]int{"max": t.Max, "line": t.Line, "extensions": t.Extensions, "per_address": t.AtOnce, "arrivals_per_address": t.Arrivals} {
 		k.that(n >= 0 && n <= 100000, "tmp."+field, "out of range", "give 0 to 100000")
 	}
 	k.that(t.Age >= Duration(time.Minute) && t.Age <= Duration(24*time.Hour), "tmp.age", "out of range", "give 1m to 24h")
+	k.that(time.Duration(t.Extensions)*time.Duration(t.Extend) <= 7*24*time.Hour, "tmp.extend", "with all extensions a visit would last over a week", "give less")
 	k.that(t.ArrivalsIn > 0, "tmp.arrivals_window", "it must last", "give something like 1h")
 	for i, n := range t.Exempt {
 		_, err := netip.ParsePrefix(n)
@@ -110,6 +124,7 @@ func (c *Config) validateTmp(k *checks, m Machine) {
 		_, err = time.Parse(time.RFC3339, b.Until)
 		k.that(b.Until == "" || err == nil, at+"until", "this is no time", "write 2026-12-31T18:00:00Z, or leave it out")
 	}
+	k.that(t.Files == "" || plainPath(t.Files) && t.Files != "/", "tmp.files", "this is no directory", "give the whole path, such as /srv/notebooks")
 	image := strings.ToLower(filepath.Ext(t.Image))
 	k.that(t.Image == "" || plainPath(t.Image) && slices.Contains([]string{".png", ".jpg", ".jpeg", ".webp"}, image), "tmp.image", "this is no picture", "give the whole path of a file that ends in .png, .jpg or .webp")
 	if t.Enabled {

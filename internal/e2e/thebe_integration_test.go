@@ -65,7 +65,7 @@ func TestThebe(t *testing.T) {
 	t.Cleanup(other.Close)
 	d := deploy(t, options{extra: strings.Replace(visitsOn, "{enabled: true", fmt.Sprintf("{enabled: true, cors_origins: [%q]", named.URL), 1)})
 	hub = d.url
-	before := d.left()
+	before := d.nobodysHere()
 
 	b := d.browser()
 	b.start()

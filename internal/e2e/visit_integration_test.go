@@ -3,16 +3,24 @@
 package e2e
 
 import (
+	"archive/zip"
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/network"
+	cdppage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/storage"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 )
 
 // visitsOn lets two visitors in at once.
@@ -58,11 +66,18 @@ func (d *deployment) left() string {
 	return fmt.Sprintf("%d servers, %d mounts", servers, strings.Count(string(mounts), d.dir))
 }
 
+// nobodysHere waits until nothing runs that the start of the deployment made, and gives what there is.
+func (d *deployment) nobodysHere() string {
+	d.t.Helper()
+	eventually(d.t, 2*time.Minute, "the start's own containers are gone", func() bool { return strings.HasPrefix(d.left(), "0 servers") })
+	return d.left()
+}
+
 // A visitor's stay in a real browser: one click, JupyterLab, a cell; a reload finds it, a second tab is the
 // same; "I am done", and nothing is left.
 func TestVisitInABrowser(t *testing.T) {
 	d := deploy(t, options{extra: visitsOn})
-	before := d.left()
+	before := d.nobodysHere()
 	b := d.browser()
 	b.start()
 	b.do("one click", 2*time.Minute,
@@ -84,6 +99,86 @@ func TestVisitInABrowser(t *testing.T) {
 		chromedp.Navigate(d.url+"/hub/tmp"), chromedp.Click(`form[action="/hub/tmp/leave"] button`, chromedp.NodeVisible), chromedp.WaitVisible(`form[action="/hub/tmp"]`))
 	eventually(t, 30*time.Second, "nothing is left", func() bool { return d.left() == before })
 	b.do("the old address", time.Minute, chromedp.Navigate(at), chromedp.WaitVisible(`form[action="/hub/tmp"]`))
+}
+
+// A link names a notebook of the operator's: it opens in a copy, with what lies beside it. The page tells how
+// long it stays, gives more time and all files; when it is closed, nothing is left a moment later.
+func TestVisitFromALink(t *testing.T) {
+	files := t.TempDir()
+	for name, text := range map[string]string{
+		"chem/intro.ipynb": `{"cells":[{"cell_type":"code","execution_count":null,"id":"a","metadata":{},"outputs":[],"source":"print(open(\"table.csv\").read())"}],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"}},"nbformat":4,"nbformat_minor":5}`,
+		"chem/table.csv":   "six,seven", "other/secret.csv": "of another article",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(files, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(files, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir := files; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := deploy(t, options{extra: `
+tmp: {enabled: true, max: 1, profile: article, files: /srv/articles, leave_grace: 30s, extend: 30m, extensions: 1}
+profiles:
+  - {name: small, default: true, memory: 512MiB, disk: 64MiB}
+  - {name: article, memory: 512MiB, disk: 64MiB, home_kind: tmpfs, network: none, mounts: [{source: ` + files + `, target: /srv/articles}]}
+`})
+	before := d.nobodysHere()
+	b := d.browser()
+	b.start()
+	b.do("follow the link", 2*time.Minute,
+		chromedp.Navigate(d.url+"/hub/tmp?path=chem/intro.ipynb"), chromedp.Click(`form[action="/hub/tmp"] button`, chromedp.NodeVisible), chromedp.WaitVisible(cell))
+	b.waitText("the time that is left", "#carrel-stay", time.Minute, "60 min left")
+	b.waitText("the kernel is idle", ".jp-StatusBar-Middle, #jp-bottom-panel", time.Minute, "Idle")
+	b.do("run the cell", time.Minute, chromedp.Click(cell), chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(input.ModifierShift)))
+	b.waitText("the cell reads what lies beside it", ".jp-OutputArea-output", time.Minute, "six,seven")
+	b.do("more time", time.Minute, chromedp.Click(`#carrel-stay button`))
+	b.waitText("it is more", "#carrel-stay", time.Minute, "90 min left")
+
+	var at string
+	b.do("where it is", 0, chromedp.Location(&at))
+	me := d.person("")
+	var cookies []*network.Cookie
+	b.do("take the cookies", 0, chromedp.ActionFunc(func(ctx context.Context) (err error) {
+		cookies, err = storage.GetCookies().Do(ctx)
+		return err
+	}))
+	hub, err := url.Parse(d.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cookies {
+		if c.Domain == "localhost" {
+			me.http.Jar.SetCookies(hub, []*http.Cookie{{Name: c.Name, Value: c.Value}})
+		}
+	}
+	work := me.visit("/hub/tmp/download")
+	z, err := zip.NewReader(strings.NewReader(work.body), int64(len(work.body)))
+	if err != nil {
+		t.Fatalf("the download: status %d, %v", work.status, err)
+	}
+	var names []string
+	for _, f := range z.File {
+		names = append(names, f.Name)
+	}
+	if got := strings.Join(names, " "); got != "chem/intro.ipynb chem/table.csv" {
+		t.Errorf("the download holds %s", got)
+	}
+	b.do("reload", time.Minute, chromedp.Evaluate(`window.onbeforeunload = null; 1`, nil), chromedp.ActionFunc(func(ctx context.Context) error {
+		chromedp.ListenTarget(ctx, func(ev any) {
+			if _, ok := ev.(*cdppage.EventJavascriptDialogOpening); ok {
+				go chromedp.Run(b.ctx, cdppage.HandleJavaScriptDialog(true)) // the page goes
+			}
+		})
+		return nil
+	}), chromedp.Reload(), chromedp.WaitVisible(cell))
+	b.waitText("the time after a reload", "#carrel-stay", time.Minute, "min left")
+	b.do("close it", time.Minute, chromedp.Navigate("about:blank"))
+	eventually(t, 90*time.Second, "nothing is left", func() bool { return d.left() == before })
 }
 
 // A visitor comes to their own notebook alone, and is nobody anywhere else.
@@ -125,7 +220,7 @@ func (p *person) jupyterAt(other *person, path string) (int, string) {
 // The second visitor finds nothing of the first: no file, variable, process, history or cookie.
 func TestNextVisitorFindsNothing(t *testing.T) {
 	d := deploy(t, options{extra: strings.Replace(visitsOn, "max: 2", "max: 1", 1)})
-	before := d.left()
+	before := d.nobodysHere()
 	first := d.guest()
 	const mark = "crl-mark-of-the-first"
 	k := first.newKernel()

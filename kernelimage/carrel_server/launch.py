@@ -56,6 +56,9 @@ def initialize(settings, private, more=()):
     if not files.are_of_image(app.extension_manager.extension_points["lab"].app):
         # The proxy serves the image's files in our place, unless it hears this in an answer.
         app.web_app.settings["headers"] = {**app.web_app.settings.get("headers", {}), "X-Carrel-Static": "own"}
+    from . import linked  # it imports the server, which is imported by now
+
+    app.web_app.add_handlers(".*$", linked.handlers(settings.base_url, os.environ, settings.home))
     page = app.web_app.settings.setdefault("page_config_data", {})
     page["carrelHubUrl"] = settings.hub_url
     page["carrelPackagesOf"] = config.packages_left_behind(settings.home, sys.version_info) or ""

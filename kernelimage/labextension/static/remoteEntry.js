@@ -34,11 +34,82 @@
     return 'in a few seconds';
   };
 
+  // Stay shows a visitor how long the notebook is theirs, and what they can do about it. It tells the hub
+  // when the page is closed.
+  class Stay {
+    constructor(app, Widget, address, notification) {
+      this.app = app;
+      this.Widget = Widget;
+      this.address = address;
+      this.notification = notification;
+      this.widget = null;
+      this.deadline = 0; // by performance.now()
+    }
+
+    take(stay, now) {
+      this.deadline = performance.now() + Date.parse(stay.ends_at) - Date.parse(now);
+      if (!this.widget) {
+        this.build(stay);
+        window.addEventListener('pagehide', () => navigator.sendBeacon(this.address('leave')));
+        setInterval(() => this.show(), 1000);
+      }
+      this.more.hidden = !stay.can_extend;
+      this.show();
+    }
+
+    build(stay) {
+      const node = document.createElement('div');
+      node.style.cssText = 'display: flex; align-items: center; gap: 8px; height: 100%; padding: 0 8px; white-space: nowrap; color: var(--jp-ui-font-color1)';
+      this.text = document.createElement('span');
+      this.text.setAttribute('role', 'timer');
+      const link = (label, href, download) => {
+        const a = document.createElement('a');
+        a.textContent = label;
+        a.href = href;
+        a.style.cssText = 'color: var(--jp-content-link-color, var(--jp-brand-color1)); text-decoration: underline';
+        a.download = download ? 'my-work.zip' : '';
+        if (!download) a.removeAttribute('download');
+        return a;
+      };
+      this.more = document.createElement('button');
+      this.more.textContent = 'More time';
+      this.more.className = 'jp-mod-styled jp-mod-minimal';
+      this.more.addEventListener('click', () => void this.extend());
+      node.append(this.text, this.more, link('Download my work', stay.download_url, true), link('I am done', stay.done_url, false));
+      this.widget = new this.Widget({ node });
+      this.widget.id = 'carrel-stay';
+      this.app.shell.add(this.widget, 'top', { rank: 2000 });
+    }
+
+    show() {
+      const left = Math.max(0, (this.deadline - performance.now()) / 1000);
+      const text = left > 90 ? `${Math.round(left / 60)} min left` : left > 0 ? `${Math.ceil(left)} s left` : 'Time is over';
+      if (this.text.textContent !== text) {
+        this.text.textContent = text;
+      }
+    }
+
+    async extend() {
+      try {
+        const response = await fetch(this.address('more'), { method: 'POST', credentials: 'same-origin', redirect: 'error' });
+        const state = await response.json();
+        if (!response.ok) {
+          throw new Error(state.message);
+        }
+        this.take(state.visit, state.now);
+      } catch (err) {
+        this.notification.error('There is no more time for this notebook. Download your work; you can come again.', { autoClose: false });
+      }
+    }
+  }
+
   // Watch polls the hub's notice and keeps one notification that tells of it.
   class Watch {
-    constructor(notification, address) {
+    constructor(notification, address, stay) {
       this.notification = notification;
       this.address = address;
+      this.stay = stay;
+      this.visit = false; // this is a visitor's server
       this.id = ''; // of the notification on show
       this.shown = ''; // its text
       this.seen = false; // it was on the screen
@@ -66,6 +137,11 @@
       if (!document.hidden) {
         void this.poll();
       }
+      window.addEventListener('pageshow', event => {
+        if (event.persisted) { // it came back from where pages rest, and had said goodbye
+          void this.poll();
+        }
+      });
     }
 
     // poll asks once, and sees to it that it is asked again. A page that nobody sees does not ask.
@@ -86,7 +162,7 @@
         this.failures = (this.failures || 0) + 1;
         this.delay = Math.min(POLL_MS * 2 ** this.failures, SLOWEST_POLL_MS);
       }
-      if (!document.hidden) {
+      if (!document.hidden || this.visit) {
         clearTimeout(this.timer);
         this.timer = setTimeout(() => void this.poll(), this.delay);
       }
@@ -112,6 +188,10 @@
 
     take(state) {
       this.state = state;
+      if (state.visit) {
+        this.visit = true;
+        this.stay.take(state.visit, state.now);
+      }
       const left = state.cull_at ? Date.parse(state.cull_at) - Date.parse(state.now) : NaN;
       clearInterval(this.ticker);
       if (Number.isNaN(left)) {
@@ -128,7 +208,7 @@
       const left = (this.deadline - performance.now()) / 1000;
       const what = left > 0 ? `Your server will be stopped ${timeLeft(left)}` : 'Your server is being stopped';
       const why = this.state.why ? `: ${this.state.why}.` : '.';
-      return what + why + ' Files that you saved stay.';
+      return what + why + (this.visit ? ' Nothing stays: download what you want to keep.' : ' Files that you saved stay.');
     }
 
     show() {
@@ -225,8 +305,8 @@
   };
 
   const extension = async () => {
-    const [{ PageConfig, URLExt }, { Notification, ICommandPalette }, { IMainMenu }] = await Promise.all(
-      ['@jupyterlab/coreutils', '@jupyterlab/apputils', '@jupyterlab/mainmenu'].map(share)
+    const [{ PageConfig, URLExt }, { Notification, ICommandPalette }, { IMainMenu }, { Widget }] = await Promise.all(
+      ['@jupyterlab/coreutils', '@jupyterlab/apputils', '@jupyterlab/mainmenu', '@lumino/widgets'].map(share)
     );
     const plugin = {
       id: ID,
@@ -239,7 +319,8 @@
           addHub(app, palette, menu, hub);
         }
         void app.restored.then(() => {
-          new Watch(Notification, URLExt.join(PageConfig.getBaseUrl(), 'carrel/notice')).start();
+          const address = what => URLExt.join(PageConfig.getBaseUrl(), 'carrel', what);
+          new Watch(Notification, address('notice'), new Stay(app, Widget, address, Notification)).start();
           tellOfPackages(Notification, PageConfig.getOption('carrelPackagesOf'), PageConfig.getOption('carrelPython'));
         });
       }
