@@ -41,7 +41,7 @@ fuzz:
 
 # kill -9 of hub, proxy, Redis and dockerd while notebooks run; `make test` does two rounds.
 kill-test: bootstrap-test build
-	CARREL_KILL_ROUNDS=$(KILL_ROUNDS) $(GO) test -tags integration -count 1 -v -timeout 3h -run Kill ./internal/e2e/...
+	CARREL_KILL_ROUNDS=$(KILL_ROUNDS) $(GO) test -tags integration -count 1 -v -timeout 4h -p 1 -run Kill ./internal/e2e/... ./spawner/docker/
 
 # A day in an hour: thousands of clients while everything is killed and restarted; `make test` does
 # five minutes. SOAK_FLAGS="-seed 42" repeats a run's chances.

@@ -51,7 +51,7 @@ type Driver struct {
 	pulls    *pulls
 	wanted   chan string // images whose static files are to be kept
 	slots    *slots
-	crash    func(step string) bool // nil but in tests; see at
+	crash    func(step string) // nil but in tests; see at
 }
 
 var (

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -408,47 +407,6 @@ func slotContainers(t *testing.T, d *Driver) (ids []string) {
 		ids[0], ids[1] = ids[1], ids[0]
 	}
 	return ids
-}
-
-// A hub that is killed at any step of a claim leaves nothing that the next can't put right: the
-// person gets their server and their files, once, and nothing of the slot stays.
-func TestClaimCutShort(t *testing.T) {
-	for _, at := range []string{"home open", "recorded", "renamed", "home shown", "handed in"} {
-		t.Run(at, func(t *testing.T) {
-			d := newDriver(t)
-			spec := testSpec(t, "alice")
-			h, _ := start(t, d, spec)
-			python(t, d, h, `open("/home/jovyan/mine.txt", "w").write("of alice")`)
-			stop(t, d, h)
-			spec.Generation++
-			keep(t, d, spec, 1)
-			d.crash = func(step string) bool { return step == at }
-			if _, err := d.ClaimSlot(t.Context(), spec); err == nil {
-				t.Fatal("the claim was not cut short")
-			}
-			d.Close()
-			next := reopen(t, d.cfg)
-			for st, err := range next.List(t.Context()) {
-				if err != nil || st.Phase == hub.Ready {
-					t.Errorf("the next hub takes it for a server: %+v, %v", st, err)
-				}
-			}
-			keep(t, next, spec, 1)
-			h, st := start(t, next, spec) // by the name that the claim may have taken
-			if st.Phase != hub.Ready || python(t, next, h, `print(open("/home/jovyan/mine.txt").read())`) != "of alice" {
-				t.Errorf("%+v", st)
-			}
-			keep(t, next, spec, 1)
-			if n := len(slotContainers(t, next)); n != 1 {
-				t.Errorf("%d slots wait, want 1", n)
-			}
-			dirs, err := os.ReadDir(next.slotsDir())
-			if err != nil || len(dirs) != 1 {
-				t.Errorf("the slots' directories are %v, %v", dirs, err)
-			}
-			stop(t, next, h)
-		})
-	}
 }
 
 // What is no claim ends the slot with a line in its log; a host that goes away does not.
