@@ -72,6 +72,12 @@ func used(t *testing.T, s *Store) (secrets map[string]string) {
 			must(t, err)
 		}
 	}
+	visitor := hub.RandomSecret()
+	secrets["visitor's session"] = visitor.Reveal()
+	_, err = s.PutVisit(ctx, hub.Visit{Name: ring.Visitor(visitor), Phase: hub.VisitWaiting})
+	must(t, err)
+	_, err = s.CountArrival(ctx, "192.0.2.7/32", time.Minute)
+	must(t, err)
 	must(t, s.Check(ctx))
 	return secrets
 }
@@ -94,8 +100,8 @@ func contents(t *testing.T, c *redis.Client, key string) string {
 
 // Kinds of keys, by whether each ends by itself.
 var (
-	ending  = []string{"session", "seen", "child", "ticket", "once", "lease", "tomb", "sessions", "by-user", "by-identity", "by-sid", "children"}
-	staying = []string{"user", "users", "tokens", "token-ends", "server", "servers", "generation", "route", "routes", "activity", "schema"}
+	ending  = []string{"session", "seen", "child", "ticket", "once", "lease", "tomb", "sessions", "by-user", "by-identity", "by-sid", "children", "arrivals"}
+	staying = []string{"user", "users", "tokens", "token-ends", "server", "servers", "generation", "route", "routes", "activity", "schema", "change", "visit", "visits"}
 	either  = []string{"token"} // as its owner wished
 )
 
