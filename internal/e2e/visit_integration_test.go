@@ -290,3 +290,28 @@ print("done")`)
 		t.Errorf("the first one's cookie is led to %s", at.url)
 	}
 }
+
+// A visitor gets a server that waited, with a home in memory of its own, which the next one has anew.
+func TestVisitorsGetWhatWaits(t *testing.T) {
+	d := deploy(t, options{extra: `
+tmp: {enabled: true, max: 1, profile: article, per_address: 0}
+profiles:
+  - {name: small, default: true, memory: 512MiB, disk: 64MiB}
+  - {name: article, memory: 512MiB, disk: 48MiB, home_kind: tmpfs, network: none, spare: 1}
+`})
+	for n := range 2 {
+		d.slotsReady(n + 1)
+		began := time.Now()
+		v := d.guest()
+		t.Logf("from the click to JupyterLab's page in %v", time.Since(began))
+		if claimed := strings.Count(d.output(), "slot claimed"); claimed != n+1 {
+			t.Errorf("%d servers that waited were taken by visitor %d", claimed, n)
+		}
+		out := v.newKernel().run(`import os, pathlib; s = os.statvfs("."); p = pathlib.Path("mine.txt"); print(os.getcwd(), s.f_blocks * s.f_frsize >> 20, p.exists()); p.write_text("mine")`)
+		if !strings.HasPrefix(out, "/home/jovyan 48 False") {
+			t.Errorf("visitor %d finds %q", n, out)
+		}
+		v.post("/hub/tmp/leave", url.Values{})
+		d.nobodysHere()
+	}
+}
