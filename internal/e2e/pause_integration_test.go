@@ -157,6 +157,7 @@ func TestALongPause(t *testing.T) {
 
 // JupyterLab in a browser goes on asking; the server that it asks sleeps on, and is there for the first cell.
 func TestAnOpenTabLetsAServerSleep(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: peopleNamed(1) + "log: {access: all}\nproxy: {pause_ping: 5s}\nspawner: {kernel_check: false}\n"})
 	p := d.person("person0")
 	p.signIn()
@@ -181,6 +182,7 @@ func TestAnOpenTabLetsAServerSleep(t *testing.T) {
 
 // The rule pauses who is idle, again and again, and nobody whose kernel computes.
 func TestIdleServersArePaused(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: peopleNamed(2) + `
 spawner: {kernel_check: false}
 profiles:
