@@ -162,4 +162,10 @@ func TestWhatIsKept(t *testing.T) {
 	if poll("api/kernels"); edge.called() != "POST /wake/alice" {
 		t.Error("an old one was believed")
 	}
+	poll("api/kernels")
+	w.proxy.routes.get(key).touch() // by a kernel's websocket
+	w.pause(key, time.Now())
+	if poll("api/kernels"); edge.called() != "POST /wake/alice" {
+		t.Error("one from before the last use was believed")
+	}
 }

@@ -87,9 +87,11 @@ func (d *deployment) containerState() string {
 	return strings.TrimSpace(string(out))
 }
 
-// Jupyter's server pings each websocket every 30 seconds, and closes one that did not answer by the
-// next time. Here it is frozen between a ping and its answer, which never comes, for longer than that:
-// when it goes on, the websocket is there all the same. Meanwhile the proxy pings the browser.
+// Jupyter's server pings each websocket every 30 seconds by its clock, and closes one that it heard no
+// answer of for 90. Going on after a longer pause it sends the ping that is overdue; if the next is due
+// a moment later, it closes the websocket of a browser that could not answer so fast, of whom it heard
+// last before the pause. Here it wakes in just that moment, and the websocket stays all the same.
+// Meanwhile the proxy pings the browser.
 func TestALongPause(t *testing.T) {
 	t.Parallel()
 	d := deploy(t, options{extra: "proxy: {pause_ping: 5s}\nspawner: {kernel_check: false}\n"})
@@ -105,11 +107,13 @@ func TestALongPause(t *testing.T) {
 	silent.conn.SetPingHandler(func(payload string) error {
 		if payload == "carrel" {
 			ours.Add(1)
-		} else if theirs.Add(1) == 1 {
-			asked <- struct{}{}
-			return nil // it gets no answer to the first
+			return answer(payload)
 		}
-		return answer(payload)
+		if theirs.Add(1) == 1 {
+			asked <- struct{}{}
+		}
+		time.AfterFunc(5*time.Second, func() { _ = answer(payload) }) // it is slow
+		return nil
 	})
 	go func() {
 		for {
@@ -124,13 +128,13 @@ func TestALongPause(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("the server does not ping")
 	}
-	alice.pause()
 	began := time.Now()
-	for time.Since(began) < 95*time.Second {
+	alice.pause()
+	for left := 118 * time.Second; left > 0; left = 118*time.Second - time.Since(began) { // two before its fourth next ping
 		select {
 		case err := <-over:
 			t.Fatalf("after %v: %v", time.Since(began), err)
-		case <-time.After(time.Second):
+		case <-time.After(min(time.Second, left)):
 		}
 		if state := d.containerState(); state != "paused" {
 			t.Fatalf("after %v: the container is %s", time.Since(began), state)
@@ -145,7 +149,7 @@ func TestALongPause(t *testing.T) {
 	select {
 	case err := <-over:
 		t.Fatalf("at the end of the pause: %v", err)
-	case <-time.After(3 * time.Second):
+	case <-time.After(5 * time.Second):
 	}
 	if theirs.Load() < 2 {
 		t.Error("the server did not look whether its client is there")
