@@ -15,11 +15,15 @@ type Archiver interface {
 // archiveLimit is for a home without a size.
 const archiveLimit = 1 << 30
 
-// Archive writes a running server's files as a ZIP archive. Conflict when it does not run.
+// Archive writes a running server's files as a ZIP archive; a paused one is woken. Conflict when it does
+// not run.
 func (m *Manager) Archive(ctx context.Context, key ServerKey, w io.Writer) error {
 	const op = "archive files"
 	from, ok := m.cfg.Notebook.(Archiver)
 	rec, err := m.Server(ctx, key)
+	if err == nil && rec.Phase == Paused {
+		rec, err = m.Wake(ctx, key)
+	}
 	switch {
 	case err != nil:
 		return err

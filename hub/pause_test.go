@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -298,6 +299,20 @@ func TestIdleServersArePaused(t *testing.T) {
 		time.Sleep(25 * minute)
 		synctest.Wait()
 		w.agrees(computes, hub.Paused)
+	})
+}
+
+// Whoever wants the files of a paused server gets them: it is woken.
+func TestFilesOfAPausedServer(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		key := keyOf(t, "alice", "")
+		h := w.hub()
+		w.paused(h, key)
+		var files bytes.Buffer
+		if err := h.Archive(t.Context(), key, &files); err != nil || files.String() != "files of /user/alice/" {
+			t.Errorf("%q, %v", files.String(), err)
+		}
+		w.agrees(key, hub.Ready)
 	})
 }
 

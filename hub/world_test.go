@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"slices"
@@ -477,6 +478,15 @@ func (n gatedNotebook) Answers(ctx context.Context, t hub.Target) error {
 
 func (n gatedNotebook) Busy(ctx context.Context, t hub.Target) (hub.NotebookState, error) {
 	return pass(ctx, n.g, "Busy", func() (hub.NotebookState, error) { return n.g.w.notebook.Busy(ctx, t) })
+}
+
+// Archive implements [hub.Archiver] for servers that answer.
+func (n gatedNotebook) Archive(ctx context.Context, t hub.Target, to io.Writer, _ int64) error {
+	if err := n.Answers(ctx, t); err != nil {
+		return err
+	}
+	_, err := io.WriteString(to, "files of "+t.BasePath)
+	return err
 }
 
 func (n gatedNotebook) TryKernel(ctx context.Context, t hub.Target) error {

@@ -111,7 +111,7 @@ func (a *API) awaitVisit(ctx context.Context, visit hub.Visit) error {
 		switch {
 		case err != nil:
 			return err
-		case s.Phase == hub.Ready:
+		case s.Phase == hub.Ready || s.Phase == hub.Paused:
 			return nil
 		case s.Phase == hub.Failed || s.Phase == hub.Absent && s.Revision != 0:
 			return &hub.Error{Kind: hub.Unavailable, Op: "open visit", Message: "the notebook could not be started", Remedy: "try again in a minute"}

@@ -291,7 +291,7 @@ func (w *Web) download(rw http.ResponseWriter, r *http.Request, _ visitor, visit
 	if err != nil {
 		return err
 	}
-	if s.Phase != hub.Ready {
+	if s.Phase != hub.Ready && s.Phase != hub.Paused {
 		return &hub.Error{Kind: hub.Conflict, Op: "download", Message: "your notebook is not running", Remedy: "open it, then try again"}
 	}
 	rw.Header().Set("Content-Type", "application/zip")
