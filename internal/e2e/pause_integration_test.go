@@ -111,6 +111,7 @@ func TestALongPause(t *testing.T) {
 		}
 		if theirs.Add(1) == 1 {
 			asked <- struct{}{}
+			return nil // its answer gets lost
 		}
 		time.AfterFunc(5*time.Second, func() { _ = answer(payload) }) // it is slow
 		return nil
