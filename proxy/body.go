@@ -40,7 +40,7 @@ func guardBody(w *recorder, r *http.Request) *http.Request {
 	}
 	_ = w.conn.SetReadDeadline(time.Now().Add(bodyPatience)) // not every writer has one
 	guarded := *r
-	guarded.Body = &body{ReadCloser: r.Body, conn: w.conn, trailer: r.Trailer, left: bodyPatience}
+	guarded.Body = &body{ReadCloser: r.Body, conn: &w.conn, trailer: r.Trailer, left: bodyPatience}
 	return &guarded
 }
 

@@ -67,12 +67,10 @@ func announce(h, trailers http.Header) map[string]bool {
 
 var errHalf = errors.New("the answer ended before its end")
 
-// outgoing is the request as it leaves us, after the hygiene.
+// outgoing is the request as it leaves us, after the hygiene. Its URL is r's own.
 func (p *Proxy) outgoing(r *http.Request) *http.Request {
 	out := new(http.Request)
 	*out = *r
-	u := *r.URL
-	out.URL = &u
 	out.Header = maps.Clone(r.Header) // values are replaced, never edited
 	cleanRequest(out.Header)
 	p.setForwarded(out.Header, r)
@@ -179,13 +177,16 @@ func (p *Proxy) serverToken(rt *route) string {
 // introduce replaces the caller's credentials by the server's token and their name.
 func (p *Proxy) introduce(h http.Header, rt *route, who caller) {
 	dropOurCookies(h)
-	h.Set("Authorization", "token "+p.serverToken(rt))
-	h.Set("X-Carrel-User", who.User.String())
+	h["Authorization"] = []string{"token " + p.serverToken(rt)}
+	h["X-Carrel-User"] = []string{who.User.String()}
 }
 
 // receive does what every answer of a server needs before it leaves.
 func (p *Proxy) receive(res *http.Response, rt *route) {
 	rt.hear(res.Header)
-	cleanResponse(res.Header, p.cfg.Origins.ServerPath(rt.Key))
+	cleanResponse(res.Header)
+	if len(res.Header["Set-Cookie"]) > 0 {
+		confineCookies(res.Header, p.cfg.Origins.ServerPath(rt.Key))
+	}
 	scrub(res, p.serverToken(rt))
 }

@@ -73,10 +73,10 @@ func cleanRequest(h http.Header) {
 		}
 	}
 	for _, name := range hopByHop {
-		h.Del(name)
+		delete(h, name)
 	}
 	for name := range h {
-		if spoofable(name) || strings.Contains(name, "_") {
+		if spoofable(name) || strings.IndexByte(name, '_') >= 0 {
 			delete(h, name)
 		}
 	}
@@ -106,9 +106,9 @@ func (p *Proxy) setForwarded(h http.Header, r *http.Request) {
 	if p.cfg.Origins.Secure() {
 		scheme = "https"
 	}
-	h.Set("X-Forwarded-For", p.client(r).String())
-	h.Set("X-Forwarded-Proto", scheme)
-	h.Set("X-Forwarded-Host", r.Host)
+	h["X-Forwarded-For"] = []string{p.client(r).String()}
+	h["X-Forwarded-Proto"] = []string{scheme}
+	h["X-Forwarded-Host"] = []string{r.Host}
 }
 
 // client is the address of whoever made the request: the peer's, or, behind trusted proxies, the
@@ -195,23 +195,27 @@ func cleanRequestTrailers(h http.Header) {
 }
 
 // cleanResponse keeps a server's answer within the server: headers that act on a whole origin or on
-// proxies are dropped, and its cookies stay below its own path and off our names.
-func cleanResponse(h http.Header, path string) {
+// proxies are dropped. Its cookies are for confineCookies.
+func cleanResponse(h http.Header) {
 	for name := range h {
 		if !fromServers(name) {
 			delete(h, name)
 		}
 	}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	if h.Get("Referrer-Policy") == "" {
+		h["Referrer-Policy"] = []string{"same-origin"}
+	}
+}
+
+// confineCookies keeps a server's cookies below its own path and off our names.
+func confineCookies(h http.Header, path string) {
 	lines := h["Set-Cookie"]
 	h.Del("Set-Cookie")
 	for _, line := range lines {
 		if kept, ok := confine(line, path); ok {
 			h.Add("Set-Cookie", kept)
 		}
-	}
-	h.Set("X-Content-Type-Options", "nosniff")
-	if h.Get("Referrer-Policy") == "" {
-		h.Set("Referrer-Policy", "same-origin")
 	}
 }
 

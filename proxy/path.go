@@ -38,15 +38,14 @@ func canonical(u *url.URL) (string, error) {
 // split reads the server that a canonical path below <base>user/ names; known tells which named
 // servers there are. Rest is what follows the server's own path, as decoded.
 func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.ServerKey, rest string, err error) {
-	bad := &statusError{http.StatusBadRequest, "this address names no notebook", "it should look like " + o.Base() + "user/NAME/"}
 	prefix := o.Base() + "user/"
 	user, rest, found := strings.Cut(strings.TrimPrefix(u.Path, prefix), "/")
 	if key, err = hub.ParseServerKey(user, ""); err != nil || key.User.String() != user {
-		return hub.ServerKey{}, "", bad
+		return hub.ServerKey{}, "", noNotebook(o)
 	}
 	// The routing prefix must be written plainly, so that every parser finds the same one.
 	if !plainly(u.EscapedPath(), prefix+user) {
-		return hub.ServerKey{}, "", bad
+		return hub.ServerKey{}, "", noNotebook(o)
 	}
 	if !found {
 		return key, "", nil
@@ -55,13 +54,17 @@ func split(o hub.Origins, u *url.URL, known func(hub.ServerKey) bool) (key hub.S
 	if named, err := hub.ParseServerKey(user, first); err == nil && first != "" {
 		// Whether there is such a server or not, so that the answer tells nobody.
 		if !plainly(u.EscapedPath(), prefix+user+"/"+first) {
-			return hub.ServerKey{}, "", bad
+			return hub.ServerKey{}, "", noNotebook(o)
 		}
 		if known(named) {
 			return named, after, nil
 		}
 	}
 	return key, rest, nil
+}
+
+func noNotebook(o hub.Origins) error {
+	return &statusError{http.StatusBadRequest, "this address names no notebook", "it should look like " + o.Base() + "user/NAME/"}
 }
 
 // plainly tells whether an escaped path begins with the segments of want, each segment's escapes

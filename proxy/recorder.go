@@ -14,7 +14,7 @@ const takeWithin = 2 * time.Minute
 // recorder knows what was answered, and gives up on a client that does not take it.
 type recorder struct {
 	http.ResponseWriter
-	conn    *http.ResponseController
+	conn    http.ResponseController
 	close   bool // the connection ends with this answer
 	status  int
 	leaving *atomic.Bool // so do all
@@ -29,7 +29,7 @@ type recorder struct {
 
 func newRecorder(w http.ResponseWriter, r *http.Request) *recorder {
 	return &recorder{
-		ResponseWriter: w, conn: http.NewResponseController(w),
+		ResponseWriter: w, conn: *http.NewResponseController(w),
 		// What follows a request for another protocol was looked at by nobody: where it is not switched
 		// to, no request may be read from there.
 		close: isUpgrade(r),

@@ -13,7 +13,8 @@ type requestContext struct {
 	mu   sync.Mutex
 	err  error
 	done chan struct{}
-	then []*func()
+	then []*ending
+	one  [1]*ending // the first of then: most have no other
 }
 
 // closed is the channel of whoever asks after the end.
@@ -50,24 +51,38 @@ func (c *requestContext) Err() error {
 // where a context is made of this one. Other than with [context.AfterFunc], f is called in the
 // goroutine that ends the context, and must not wait.
 func (c *requestContext) AfterFunc(f func()) (stop func() bool) {
+	e := &ending{c, f}
 	c.mu.Lock()
-	if c.err != nil {
-		c.mu.Unlock()
-		f()
-		return func() bool { return false }
+	over := c.err != nil
+	switch {
+	case over:
+	case c.then == nil:
+		c.one[0] = e
+		c.then = c.one[:]
+	default:
+		c.then = append(c.then, e)
 	}
-	p := &f
-	c.then = append(c.then, p)
 	c.mu.Unlock()
-	return func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		i := slices.Index(c.then, p)
-		if i >= 0 {
-			c.then = slices.Delete(c.then, i, i+1)
-		}
-		return i >= 0
+	if over {
+		f()
 	}
+	return e.stop
+}
+
+// ending is what is to be called at the end of a context.
+type ending struct {
+	of *requestContext
+	f  func()
+}
+
+func (e *ending) stop() bool {
+	e.of.mu.Lock()
+	defer e.of.mu.Unlock()
+	i := slices.Index(e.of.then, e)
+	if i >= 0 {
+		e.of.then = slices.Delete(e.of.then, i, i+1)
+	}
+	return i >= 0
 }
 
 // cancel ends the context; only the first counts.
@@ -84,7 +99,7 @@ func (c *requestContext) cancel(err error) {
 	then := c.then
 	c.then = nil
 	c.mu.Unlock()
-	for _, f := range then {
-		(*f)()
+	for _, e := range then {
+		e.f()
 	}
 }

@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"net/url"
 	"strings"
@@ -20,8 +21,14 @@ func headSize(b []byte) int {
 	return 0
 }
 
+// nothing is what requests are made of: so one is made for each, and none is copied.
+var nothing http.Request
+
+// roomInHeader is for what a proxy adds, so that neither the map nor a copy of it grows.
+const roomInHeader = 6
+
 // plainRequest reads a head as net/http does, or leaves it to it: then the request is nil. See [Server].
-func plainRequest(head []byte) *http.Request {
+func plainRequest(ctx context.Context, head []byte) *http.Request {
 	line, rest, _ := strings.Cut(string(head[:len(head)-2]), "\r\n")
 	method, line, _ := strings.Cut(line, " ")
 	target, ok := strings.CutSuffix(line, " HTTP/1.1")
@@ -29,7 +36,7 @@ func plainRequest(head []byte) *http.Request {
 		return nil
 	}
 	u := plainURL(target)
-	h, ok := h1.Headers(rest)
+	h, ok := h1.Headers(rest, roomInHeader)
 	if u == nil || !ok {
 		return nil
 	}
@@ -46,10 +53,10 @@ func plainRequest(head []byte) *http.Request {
 	if len(h["Pragma"]) > 0 && h["Pragma"][0] == "no-cache" && h["Cache-Control"] == nil {
 		h["Cache-Control"] = []string{"no-cache"} // as net/http does (RFC 9111, section 5.4)
 	}
-	return &http.Request{
-		Method: method, URL: u, RequestURI: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: h, Host: hosts[0], Body: http.NoBody, ContentLength: length, Close: closes,
-	}
+	r := nothing.WithContext(ctx)
+	r.Method, r.URL, r.RequestURI, r.Proto, r.ProtoMajor, r.ProtoMinor = method, u, target, "HTTP/1.1", 1, 1
+	r.Header, r.Host, r.Body, r.ContentLength, r.Close = h, hosts[0], http.NoBody, length, closes
+	return r
 }
 
 func plainMethod(method string) bool {

@@ -24,7 +24,7 @@ func FuzzPlainRequest(f *testing.F) {
 		if _, err := s.scan(stream[:size]); err != nil {
 			return
 		}
-		got := plainRequest(stream[:size])
+		got := plainRequest(t.Context(), stream[:size])
 		if got == nil {
 			return
 		}

@@ -110,7 +110,8 @@ func (v *visit) serve() {
 		}
 	}()
 	for {
-		r, unusual := v.next()
+		ctx := &requestContext{values: values}
+		r, unusual := v.next(ctx)
 		switch {
 		case unusual:
 			if handed = v.enter(phaseHanded) != phaseOver; handed {
@@ -118,7 +119,7 @@ func (v *visit) serve() {
 				v.server.others.give(v.c) // before it is forgotten here: Shutdown must find it somewhere
 			}
 			return
-		case r == nil || !v.handle(values, r):
+		case r == nil || !v.handle(ctx, r):
 			return
 		}
 	}
@@ -126,13 +127,13 @@ func (v *visit) serve() {
 
 // next reads until a request's head is there. It gives none at the end, and with unusual one that is
 // net/http's to read, which is true of what is cut short or refused, too.
-func (v *visit) next() (r *http.Request, unusual bool) {
+func (v *visit) next(ctx context.Context) (r *http.Request, unusual bool) {
 	if v.r == v.w {
 		v.r, v.w = 0, 0
 	}
 	for began := false; ; {
 		if size := headSize(v.buf[v.r:v.w]); size > 0 {
-			if r = plainRequest(v.buf[v.r : v.r+size]); r == nil {
+			if r = plainRequest(ctx, v.buf[v.r:v.r+size]); r == nil {
 				return nil, true
 			}
 			v.r += size
@@ -161,9 +162,7 @@ func (v *visit) next() (r *http.Request, unusual bool) {
 }
 
 // handle serves a request, and tells whether another may follow.
-func (v *visit) handle(values context.Context, r *http.Request) (again bool) {
-	ctx := &requestContext{values: values}
-	r = r.WithContext(ctx) //nolint:contextcheck // it is of the values
+func (v *visit) handle(ctx *requestContext, r *http.Request) (again bool) {
 	r.RemoteAddr, r.TLS = v.remote, v.tls
 	var b *body
 	if r.ContentLength > 0 {

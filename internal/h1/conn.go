@@ -25,6 +25,7 @@ var errHead = errors.New("the head of the answer is too large")
 type conn struct {
 	net.Conn
 
+	cut   func()          // closes it
 	raw   syscall.RawConn // nil: it is no plain socket
 	peek  func(uintptr) bool
 	alive bool // what peek found
@@ -37,7 +38,7 @@ type conn struct {
 }
 
 func newConn(c net.Conn) *conn {
-	k := &conn{Conn: c}
+	k := &conn{Conn: c, cut: func() { c.Close() }}
 	if s, ok := c.(syscall.Conn); ok {
 		k.raw, _ = s.SyscallConn() // of a closed one there is none, which shows soon
 	}

@@ -15,12 +15,13 @@ var endOfHead = []byte("\r\n\r\n")
 // Headers reads header lines, each ended by CRLF, that are written in the plainest way: a token, a
 // colon, a value without control bytes. Everything else, such as folded lines, bare LF or blanks
 // around a name, is not ok: two parsers may differ about it. It keeps parts of text.
-func Headers(text string) (h http.Header, ok bool) {
+// The header has room for so many more.
+func Headers(text string, room int) (h http.Header, ok bool) {
 	lines := strings.Count(text, "\n")
 	if lines > maxLines {
 		return nil, false
 	}
-	h = make(http.Header, lines)
+	h = make(http.Header, lines+room)
 	values := make([]string, lines) // one allocation for all
 	for len(text) > 0 {
 		end := strings.IndexByte(text, '\n')
@@ -37,7 +38,10 @@ func Headers(text string) (h http.Header, ok bool) {
 		if !isText(value) {
 			return nil, false
 		}
-		name := textproto.CanonicalMIMEHeaderKey(line[:colon])
+		name, known := names[line[:colon]]
+		if !known {
+			name = textproto.CanonicalMIMEHeaderKey(line[:colon])
+		}
 		if had := h[name]; had != nil {
 			h[name] = append(had, value)
 			continue
@@ -48,6 +52,23 @@ func Headers(text string) (h http.Header, ok bool) {
 	}
 	return h, true
 }
+
+// names are those that are met again and again, and are not made anew each time, as browsers and
+// servers write them.
+var names = func() map[string]string {
+	m := map[string]string{}
+	for _, name := range []string{
+		"Host", "Connection", "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Content-Encoding", "Content-Length",
+		"Content-Security-Policy", "Content-Type", "Cookie", "Date", "Etag", "If-Modified-Since", "If-None-Match", "Last-Modified", "Origin", "Pragma", "Priority",
+		"Referer", "Sec-Ch-Ua", "Sec-Ch-Ua-Mobile", "Sec-Ch-Ua-Platform", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Fetch-User", "Server",
+		"Set-Cookie", "Upgrade-Insecure-Requests", "User-Agent", "Vary", "X-Content-Type-Options", "X-Jupyterhub-Version", "X-Requested-With", "X-Xsrftoken",
+	} {
+		m[name], m[strings.ToLower(name)] = name, name
+	}
+	m["ETag"], m["X-XSRFToken"], m["DNT"], m["dnt"] = "Etag", "X-Xsrftoken", "Dnt", "Dnt"
+	m["X-JupyterHub-Version"] = "X-Jupyterhub-Version"
+	return m
+}()
 
 // isToken tells whether s is a token (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
@@ -109,7 +130,7 @@ func plainAnswer(b []byte, r *http.Request) (res *http.Response, size int) {
 	if status < 200 || status == http.StatusNoContent || status == http.StatusNotModified {
 		return nil, 0
 	}
-	h, ok := Headers(rest)
+	h, ok := Headers(rest, 0)
 	if !ok || len(h["Transfer-Encoding"]) > 0 || len(h["Trailer"]) > 0 || len(h["Pragma"]) > 0 || len(h["Content-Length"]) != 1 {
 		return nil, 0
 	}

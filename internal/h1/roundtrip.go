@@ -79,14 +79,12 @@ func (x *exchange) do() (*http.Response, error) {
 	k := x.k
 	now := time.Now()
 	k.got, k.left = 0, int64(x.client.MaxHead)
-	if ctx := x.r.Context(); ctx.Done() != nil {
-		x.stop = context.AfterFunc(ctx, func() { k.Conn.Close() })
-	}
+	x.stop = atEnd(x.r.Context(), k.cut)
 	k.expect(x.client.AnswerTime, now)
-	hasBody := x.r.Body != nil && x.r.Body != http.NoBody && x.r.ContentLength != 0
-	err := x.writeHead(hasBody)
+	body := hasBody(x.r)
+	err := x.writeHead(body)
 	if err == nil {
-		if hasBody {
+		if body {
 			x.startBody()
 		}
 		k.borrow()
@@ -131,6 +129,22 @@ func (x *exchange) again(err error) bool {
 		return true
 	}
 	return false
+}
+
+func hasBody(r *http.Request) bool {
+	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+}
+
+// atEnd has f called when a context ends, unless stop is before. One that offers that itself, as those
+// of internal/front do, needs nothing made for it.
+func atEnd(ctx context.Context, f func()) (stop func() bool) {
+	if own, ok := ctx.(interface{ AfterFunc(f func()) func() bool }); ok {
+		return own.AfterFunc(f)
+	}
+	if ctx.Done() == nil {
+		return nil
+	}
+	return context.AfterFunc(ctx, f)
 }
 
 // answer reads the head that counts.
