@@ -27,6 +27,7 @@ func (p *Proxy) activityLoop(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			p.pools.sweep(now)
+			p.tunnels.giveUp(now)
 			if p.tunnels.settled() {
 				giveBack()
 			}

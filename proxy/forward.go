@@ -67,10 +67,12 @@ func announce(h, trailers http.Header) map[string]bool {
 
 var errHalf = errors.New("the answer ended before its end")
 
-// outgoing is the request as it leaves us, after the hygiene. Its URL is r's own.
+// outgoing is the request as it leaves us, after the hygiene.
 func (p *Proxy) outgoing(r *http.Request) *http.Request {
 	out := new(http.Request)
 	*out = *r
+	u := *r.URL
+	out.URL = &u
 	out.Header = maps.Clone(r.Header) // values are replaced, never edited
 	cleanRequest(out.Header)
 	p.setForwarded(out.Header, r)

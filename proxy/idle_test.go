@@ -6,31 +6,39 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// holder is a raw server of websockets that says nothing on them, and costs no goroutine for each.
-func holder(t *testing.T) (addr string) {
+// holder is a raw server of websockets that says on all of them what it is told to, and costs no
+// goroutine for each.
+func holder(t *testing.T) (addr string, say func(string)) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	ended := make(chan struct{})
+	var mu sync.Mutex
+	var held []net.Conn
+	each := func(do func(net.Conn)) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range held {
+			do(c)
+		}
+	}
 	go func() {
 		defer close(ended)
-		var held []net.Conn
-		defer func() {
-			for _, c := range held {
-				c.Close()
-			}
-		}()
+		defer each(func(c net.Conn) { c.Close() })
 		br := bufio.NewReader(nil)
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
+			mu.Lock()
 			held = append(held, c)
+			mu.Unlock()
 			br.Reset(c)
 			for line := ""; line != "\r\n"; {
 				if line, err = br.ReadString('\n'); err != nil {
@@ -41,15 +49,16 @@ func holder(t *testing.T) (addr string) {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-ended })
-	return l.Addr().String()
+	return l.Addr().String(), func(s string) { each(func(c net.Conn) { io.WriteString(c, s) }) }
 }
 
-// TestIdleTunnels: what an open websocket that says nothing costs here: two goroutines of the smallest
-// stack and their tunnel. The clients' ends, which are counted too, are a small part.
+// TestIdleTunnels: what an open websocket that has carried something each way, and now says nothing,
+// costs here: two goroutines of the smallest stack and their tunnel. The clients' ends, which are
+// counted too, are a small part.
 func TestIdleTunnels(t *testing.T) {
-	const people, each, most = 8, maxTunnels, 10<<10 + raceStacks
+	const people, each, most = 8, maxTunnels, 8<<10 + raceStacks
 	w := newWorld(t, setup{})
-	addr := holder(t)
+	addr, say := holder(t)
 	var heads []string
 	for i := range people {
 		name := "p" + string(rune('a'+i))
@@ -83,6 +92,16 @@ func TestIdleTunnels(t *testing.T) {
 	}
 	w.until("handlers have returned", func() bool { return w.proxy.handlers.Load() == 0 })
 	w.until("only the tunnels' goroutines are left", func() bool { return runtime.NumGoroutine() <= goroutines+2*len(held)+10 })
+	say("\x81\x01x")
+	for _, c := range held {
+		b := make([]byte, 3)
+		if _, err := io.ReadFull(c, b); err != nil || b[2] != 'x' {
+			t.Fatalf("%q %v", b, err)
+		}
+		io.WriteString(c, "\x81\x81aaaa\x19")
+	}
+	rt := w.proxy.routes.get(serverKey(t, "pa", ""))
+	w.until("they have carried it", func() bool { return rt.stats.received.Load() >= uint64(each*7) })
 	got := (inUse() - before) / int64(len(held)-1)
 	t.Logf("%d bytes for each of %d", got, len(held))
 	if got > most {

@@ -29,6 +29,7 @@ type live struct {
 	meter *tunnelMeter       // of all tunnels
 	awake func(*route) error // wakes the server, if it is paused
 
+	coming  frames                 // up.frames after the chunk that is on its way
 	sending sync.Mutex             // writes to the server, with up.frames
 	pingDue atomic.Bool            // the browser is to be asked whether it is there
 	owed    atomic.Pointer[[]byte] // a pong to the browser
@@ -45,20 +46,27 @@ type live struct {
 // way is what one direction has come to.
 type way struct {
 	frames frames
-	until  time.Time // the write deadline that is set
+	since  atomic.Int64 // when the write that is under way began, in unix nanoseconds; 0: none is
 }
 
-// extend sets the deadline of writes to a connection anew when much of it is used up: each message
-// would pay for its own. It does not when the tunnel is cut.
-func (t *live) extend(w *way, c net.Conn, now time.Time) {
-	if w.until.Sub(now) > writeTimeout-writeTimeout/6 {
+// giveUp ends the writes that nobody has taken anything of for too long. It is called now and then: a
+// deadline for each write would cost a message its time, and its goroutine a larger stack for good.
+func (t *live) giveUp(now time.Time) {
+	before := now.Add(-writeTimeout).UnixNano()
+	down, up := t.down.since.Load(), t.up.since.Load()
+	if (down == 0 || down > before) && (up == 0 || up > before) {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.closing.Load() == nil {
-		w.until = now.Add(writeTimeout)
-		_ = c.SetWriteDeadline(w.until) // a broken connection shows at once
+	if t.closing.Load() != nil {
+		return // it has its deadlines
+	}
+	if down != 0 && down <= before {
+		_ = t.front.SetWriteDeadline(now) // a broken connection shows at once
+	}
+	if up != 0 && up <= before {
+		_ = t.back.SetWriteDeadline(now) // likewise
 	}
 }
 
@@ -103,12 +111,19 @@ func (t *live) finish() {
 	}
 }
 
+// What waits for a message must have a small stack: see TestIdleTunnels. So what carries a message is
+// kept flat, and what comes at the end is not beneath it.
+
 // upstream carries what the browser sends.
 func (t *live) upstream(first []byte) {
-	defer t.finish()
 	if len(first) == 0 || t.toServer(first) == nil {
 		pump(t.front, t.toServer)
 	}
+	t.upstreamEnds()
+}
+
+func (t *live) upstreamEnds() {
+	defer t.finish()
 	if t.closing.Load() != nil {
 		_, _ = io.Copy(io.Discard, t.front) // up to the browser's own close frame, or its deadline
 	}
@@ -124,38 +139,48 @@ func (t *live) upstream(first []byte) {
 // toServer writes a chunk to the server, which is woken for it if need be. Once the tunnel is cut
 // nothing more gets there.
 func (t *live) toServer(b []byte) error {
+	b, err := t.heard(b)
+	if err != nil || len(b) == 0 {
+		return err
+	}
+	t.sending.Lock()
+	t.up.frames = t.coming
+	t.up.since.Store(time.Now().UnixNano())
+	_, err = t.back.Write(b)
+	t.up.since.Store(0)
+	t.sending.Unlock()
+	return err
+}
+
+// heard does all that a chunk for the server needs but the writing, and gives what is to be written.
+func (t *live) heard(b []byte) ([]byte, error) {
 	t.meter.received.Add(uint64(len(b)))
 	t.route.stats.received.Add(uint64(len(b)))
 	if t.closing.Load() != nil {
-		return errEnding
+		return nil, errEnding
 	}
-	now, next := time.Now(), t.up.frames
-	next.advance(b)
-	if next.data != t.up.frames.data {
-		t.route.stats.used.Store(now.UnixNano())
+	t.coming = t.up.frames
+	t.coming.advance(b)
+	if t.coming.data != t.up.frames.data {
+		t.route.stats.used.Store(time.Now().UnixNano())
 	}
 	if t.route.paused() {
-		var err error
-		if b, err = t.toPaused(b); err != nil || len(b) == 0 {
-			return err
-		}
-		now = time.Now()
+		return t.toPaused(b)
 	}
-	t.sending.Lock()
-	defer t.sending.Unlock()
-	t.up.frames = next
-	t.extend(&t.up, t.back, now)
-	_, err := t.back.Write(b)
-	return err
+	return b, nil
 }
 
 // downstream carries what the server sends, and tells the browser why the tunnel ends.
 func (t *live) downstream(first []byte) {
-	defer t.finish()
 	if len(first) == 0 || t.toClient(first) == nil {
 		for pump(t.back, t.toClient) && t.speak() {
 		}
 	}
+	t.downstreamEnds()
+}
+
+func (t *live) downstreamEnds() {
+	defer t.finish()
 	if frame := t.ending(); frame != nil {
 		if !t.down.frames.atBoundary() {
 			_ = t.back.SetReadDeadline(time.Now().Add(closeWait))
@@ -194,18 +219,22 @@ func (t *live) toClient(b []byte) error {
 }
 
 func (t *live) writeFront(b []byte) error {
-	now := time.Now()
-	if t.closing.Load() == nil {
-		t.extend(&t.down, t.front, now)
-	} else {
-		t.mu.Lock()
-		_ = t.front.SetWriteDeadline(now.Add(closeWait))
-		t.mu.Unlock()
+	if t.closing.Load() != nil {
+		t.hurry()
 	}
+	t.down.since.Store(time.Now().UnixNano())
 	n, err := t.front.Write(b)
+	t.down.since.Store(0)
 	t.meter.sent.Add(uint64(n))
 	t.route.stats.sent.Add(uint64(n))
 	return err
+}
+
+// hurry leaves the browser of a tunnel that was cut a moment for the next write.
+func (t *live) hurry() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.front.SetWriteDeadline(time.Now().Add(closeWait))
 }
 
 // ending is the close frame of a tunnel that was cut, or nil.

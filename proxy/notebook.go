@@ -229,7 +229,7 @@ func (p *Proxy) serveNotice(w http.ResponseWriter, r *http.Request, key hub.Serv
 		return &statusError{http.StatusMethodNotAllowed, "this address takes GET and POST", ""}
 	}
 	return p.pass(w, r, p.cfg.Edge, func(out *http.Request) {
-		out.URL = &url.URL{Path: "/" + what + "/" + key.Label()}
+		out.URL.Path, out.URL.RawPath, out.URL.RawQuery = "/"+what+"/"+key.Label(), "", ""
 		out.Header.Del("Cookie")
 		out.Header.Del("Authorization")
 	}, nil)

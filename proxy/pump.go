@@ -35,18 +35,18 @@ func pump(src net.Conn, send func([]byte) error) (late bool) {
 // drawn gives to send what there is to read. It is false when there may be more later.
 func drawn(fd int, send func([]byte) error) (over bool) {
 	buf, _ := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
-	for {
+	for again := true; again; {
 		n, err := unix.Read(fd, *buf)
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			return false
+		case err == unix.EINTR: // errors.Is takes more of the stack
+		case err == unix.EAGAIN:
+			again = false
 		case err != nil || n <= 0 || send((*buf)[:n]) != nil:
-			return true
+			over, again = true, false
 		}
 	}
+	chunks.Put(buf)
+	return over
 }
 
 // pumpPlain is for connections that are no plain sockets, such as TLS.

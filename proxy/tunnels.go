@@ -73,6 +73,17 @@ func (s *tunnels) remove(t *live) {
 	s.gone.Broadcast()
 }
 
+// giveUp ends the writes that have not gone on for too long.
+func (s *tunnels) giveUp(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, list := range s.byServer {
+		for t := range list {
+			t.giveUp(now)
+		}
+	}
+}
+
 const (
 	manyChanges = 200
 	fewChanges  = 20
