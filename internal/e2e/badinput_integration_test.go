@@ -85,7 +85,7 @@ func TestPortInUse(t *testing.T) {
 }
 
 // Parts that do not answer at the start are waited for with a clear line, and doctor says the same.
-func TestWaitsForParts(t *testing.T) {
+func TestWaitsForParts(t *testing.T) { //nolint:tparallel // one part after the other
 	t.Parallel()
 	for part, c := range map[string]struct{ extra, bad, good string }{
 		"Docker": {"spawner:\n  docker:\n    host: unix:///nonexistent/docker.sock\n", "unix:///nonexistent/docker.sock", "unix:///var/run/docker.sock"},
@@ -131,7 +131,7 @@ oidc:
 
 // What a browser or program may send, and a person may choose, that is wrong: each gets a clear
 // answer, and the hub goes on.
-func TestBadInput(t *testing.T) {
+func TestBadInput(t *testing.T) { //nolint:tparallel // each goes on from the one before
 	t.Parallel()
 	d := deploy(t, options{extra: `
 spawner:

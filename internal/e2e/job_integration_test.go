@@ -15,7 +15,7 @@ import (
 
 // The main job over HTTP: sign in, start, run a cell, leave, come back to one's files; and all that
 // must be refused on the way.
-func TestMainJob(t *testing.T) {
+func TestMainJob(t *testing.T) { //nolint:tparallel // each goes on from the one before
 	t.Parallel()
 	d := deploy(t, options{})
 	alice, bob := d.person("alice"), d.person("bob")

@@ -41,7 +41,7 @@ func (p *person) serverIs(name, state string) bool {
 
 // A named server that is stopped keeps its address: whoever comes to it is led to start that one, and
 // never to the default server, which runs all the while; across restarts of the proxy too.
-func TestNamedServers(t *testing.T) {
+func TestNamedServers(t *testing.T) { //nolint:tparallel // each goes on from the one before
 	t.Parallel()
 	d := deploy(t, options{})
 	alice := d.person("alice")

@@ -85,6 +85,7 @@ func TestThebe(t *testing.T) {
 
 // tmpnb's calls, as its clients make them: the path leads a browser to a notebook.
 func TestTmpnbsCalls(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: strings.Replace(visitsOn, "max: 2", "max: 1", 1)})
 	p := d.person("")
 	if at := p.do(http.MethodGet, d.url+"/api/stats", nil, nil); at.status != http.StatusOK || !strings.Contains(at.body, `"available":1,"capacity":1`) {

@@ -104,6 +104,7 @@ func TestVisitInABrowser(t *testing.T) {
 // A link names a notebook of the operator's: it opens in a copy, with what lies beside it. The page tells how
 // long it stays, gives more time and all files; when it is closed, nothing is left a moment later.
 func TestVisitFromALink(t *testing.T) {
+	t.Parallel()
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"chem/intro.ipynb": `{"cells":[{"cell_type":"code","execution_count":null,"id":"a","metadata":{},"outputs":[],"source":"print(open(\"table.csv\").read())"}],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"}},"nbformat":4,"nbformat_minor":5}`,
@@ -183,6 +184,7 @@ profiles:
 
 // A visitor comes to their own notebook alone, and is nobody anywhere else.
 func TestVisitorsAreWalled(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: visitsOn})
 	one, other, alice := d.guest(), d.guest(), d.person("alice")
 	alice.signIn()
@@ -219,6 +221,7 @@ func (p *person) jupyterAt(other *person, path string) (int, string) {
 
 // The second visitor finds nothing of the first: no file, variable, process, history or cookie.
 func TestNextVisitorFindsNothing(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: strings.Replace(visitsOn, "max: 2", "max: 1", 1)})
 	before := d.nobodysHere()
 	first := d.guest()
