@@ -30,6 +30,13 @@ func shareWith(h http.Header, origin string) {
 	h.Add("Vary", "Origin")
 }
 
+// share lets the page of another site that asks read an answer, if it may.
+func (p *Proxy) share(h http.Header, r *http.Request, key hub.ServerKey) {
+	if p.embeds(r, key) {
+		shareWith(h, r.Header.Get("Origin"))
+	}
+}
+
 // preflight answers what a browser asks before such a page's request, which has no credentials.
 func preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()

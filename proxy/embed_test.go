@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,11 +17,13 @@ const (
 )
 
 // visitor has a server that answers what it got, and a token for it.
-func (w *world) visitor(got *inbox) *person {
+func (w *world) visitor(got *inbox) *person { return w.visitorAt(echo(got)) }
+
+func (w *world) visitorAt(h http.Handler) *person {
 	w.t.Helper()
 	w.proxy.cfg.EmbedOrigins = []string{journal}
 	key := serverKey(w.t, visitorName, "")
-	s := httptest.NewServer(echo(got))
+	s := httptest.NewServer(h)
 	w.t.Cleanup(s.Close)
 	must(w.t, w.store.PutRoute(w.t.Context(), hub.Route{Key: key, UserID: hub.VisitorUser(key.User).ID, Generation: 1, Endpoint: endpoint(w.t, s.URL)}))
 	w.until("the proxy knows the route", func() bool { return w.proxy.routes.get(key) != nil })
@@ -131,5 +134,31 @@ func TestWhatVisitorsPagesTell(t *testing.T) {
 	w.send("POST", w.url(visitorName, "carrel/leave"), "", header("Origin", "https://evil.example"))
 	if len(w.edgeGot.all()) != n {
 		t.Errorf("the edge was told %v", w.edgeGot.last(t).URL)
+	}
+}
+
+// TestPollsOfOtherSites: what is kept for a paused server is read by the page that asks, whoever asked before.
+func TestPollsOfOtherSites(t *testing.T) {
+	edge := &sleeper{}
+	w := newWorld(t, setup{edge: edge})
+	v := w.visitorAt(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Access-Control-Allow-Origin", "https://evil.example")
+		rw.Header().Set("Vary", "Accept")
+		io.WriteString(rw, "[]")
+	}))
+	w.proxy.cfg.EmbedOrigins = append(w.proxy.cfg.EmbedOrigins, "https://other.example")
+	ask := func(origin string) reply {
+		return w.get(w.url(visitorName, "api/kernels"), byToken(v), header("Origin", origin), header("Sec-Fetch-Mode", "cors"), header("Sec-Fetch-Site", "cross-site"))
+	}
+	first := ask(journal)
+	w.pause(serverKey(t, visitorName, ""), time.Now())
+	for _, origin := range []string{"https://other.example", journal} {
+		r := ask(origin)
+		if allow := r.header.Values("Access-Control-Allow-Origin"); r.status != http.StatusOK || r.body != first.body || len(allow) != 1 || allow[0] != origin || !strings.Contains(strings.Join(r.header.Values("Vary"), ","), "Origin") {
+			t.Errorf("%s: status %d, %v", origin, r.status, r.header)
+		}
+	}
+	if calls := edge.called(); calls != "" {
+		t.Errorf("the hub was asked %q", calls)
 	}
 }

@@ -160,9 +160,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, rt *route, who c
 		if q.name != "" {
 			rt.rest.copies.keep(res, who, q)
 		}
-		if p.embeds(r, rt.Key) {
-			shareWith(res.Header, r.Header.Get("Origin"))
-		}
+		p.share(res.Header, r, rt.Key)
 	})
 }
 

@@ -81,7 +81,7 @@ func (p *Proxy) serveServer(w http.ResponseWriter, r *http.Request, rt *route, r
 	if err != nil {
 		return p.unanswered(w, r, err)
 	}
-	if q.name != "" && rt.paused() && rt.rest.copies.answer(w, who, q, rt.lastUsed()) {
+	if q.name != "" && rt.paused() && rt.rest.copies.answer(w, who, q, rt.lastUsed(), func(h http.Header) { p.share(h, r, rt.Key) }) {
 		return nil
 	}
 	rt.rest.holds.Add(1)

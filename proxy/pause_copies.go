@@ -87,12 +87,13 @@ func readPoll(r *http.Request, rest string) (tabPoll, error) {
 }
 
 // answer serves a person's poll of a paused server from the last answer; false: there is none that counts.
-func (c *copies) answer(w http.ResponseWriter, who caller, q tabPoll, used time.Time) bool {
+func (c *copies) answer(w http.ResponseWriter, who caller, q tabPoll, used time.Time, share func(http.Header)) bool {
 	page, ok := c.find(copyOwner{who.User, who.UserID}, q.name)
 	if !ok || page.sum != q.sum || page.at.Before(used) || page.at.Before(time.Unix(0, c.since.Load()).Add(-freshness)) {
 		return false
 	}
 	maps.Copy(w.Header(), page.header)
+	share(w.Header())
 	w.WriteHeader(page.status)
 	if len(page.body) > 0 {
 		_, _ = w.Write(page.body) // the reader may be gone
