@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"carrel/hub"
+	"carrel/hub/hubtest"
 )
 
 // named tells whether a proxy can know of a server.
@@ -30,6 +31,7 @@ func TestANameIsKnownFromTheRequestOn(t *testing.T) {
 		if w.named(key) {
 			t.Error("it is known before anybody asked for it")
 		}
+		w.notebook.Set(key, hubtest.Mood{After: time.Second})
 		if _, err := h.Start(t.Context(), ask(key)); err != nil {
 			t.Fatal(err)
 		}
