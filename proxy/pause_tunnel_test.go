@@ -137,6 +137,7 @@ func TestTunnelsOfAPausedServer(t *testing.T) {
 			if calls := edge.called(); calls != "POST /wake/alice" {
 				t.Errorf("the hub was asked %q", calls)
 			}
+			must(t, b.Close())
 			w.until("the tunnel is gone", func() bool { return w.proxy.tunnels.none() })
 		})
 	}

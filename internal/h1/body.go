@@ -43,7 +43,12 @@ func (x *exchange) sendBody(goOn <-chan bool) error {
 		case <-late.C:
 		}
 	}
-	return writeBody(x.k.Conn, x.r)
+	broken, err := writeBody(x.k.Conn, x.r)
+	if broken {
+		x.broken.Store(true)
+		x.k.Conn.Close() // the server would wait for the rest, and we for its answer
+	}
+	return err
 }
 
 // Body is an answer's body. When it was read to its end its connection is free for others.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,6 +73,8 @@ type exchange struct {
 	wrote int        // bytes of the request's head that left
 	goOn  chan bool  // whether to send a body that waits; nil: none waits
 	sent  chan error // how the sending ended; nil: there is no body
+
+	broken atomic.Bool // the sending ended since the body failed, and the connection with it
 }
 
 // do writes the request and reads the answer's head. After an error the connection is closed.
@@ -218,10 +221,11 @@ func (x *exchange) end(keep bool) (err error) {
 			keep = keep && err == nil
 		default:
 			keep = false
+			broken := x.broken.Load()
 			x.k.Conn.Close()
 			x.giveUp()
 			x.r.Body.Close()
-			if err = <-x.sent; err != nil {
+			if err = <-x.sent; err != nil && !broken {
 				err = errGivenUp // by us
 			}
 		}

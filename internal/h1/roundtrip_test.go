@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -412,6 +413,29 @@ func TestAShortBody(t *testing.T) {
 	_, _, _ = s.ask(r) // an answer may come all the same
 	if len(s.client.idle) > 0 {
 		t.Error("the connection is kept")
+	}
+}
+
+// TestABodyThatBreaks ends its request at once, though the server waits for the rest.
+func TestABodyThatBreaks(t *testing.T) {
+	broke := errors.New("the client left")
+	for name, c := range map[string]struct {
+		body   io.Reader
+		length int64
+		want   error
+	}{
+		"of known length":         {io.MultiReader(strings.NewReader("short"), iotest.ErrReader(broke)), 10, broke},
+		"in chunks":               {io.MultiReader(strings.NewReader("short"), iotest.ErrReader(broke)), -1, broke},
+		"shorter than it is told": {strings.NewReader("short"), 10, io.ErrUnexpectedEOF},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, func(_ int, _ net.Conn, br *bufio.Reader) { io.Copy(io.Discard, br) })
+			r := request(t, "POST", "/", nil)
+			r.Body, r.ContentLength = io.NopCloser(c.body), c.length
+			if _, _, err := s.ask(r); !errors.Is(err, ErrSend) || !errors.Is(err, c.want) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 

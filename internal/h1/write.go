@@ -74,27 +74,49 @@ const copySize = 128 << 10
 
 var copies = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// writeBody writes a request's body as its head announced it.
-func writeBody(w io.Writer, r *http.Request) error {
+// source is a request's body, and remembers a fault of its own.
+type source struct {
+	io.Reader
+
+	err error
+}
+
+// Read implements [io.Reader].
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// writeBody writes a request's body as its head announced it. Broken tells whether it is the body that failed.
+func writeBody(w io.Writer, r *http.Request) (broken bool, err error) {
+	src := &source{Reader: r.Body}
+	err = writeFrom(w, r, src)
+	return src.err != nil || errors.Is(err, io.ErrUnexpectedEOF), err
+}
+
+func writeFrom(w io.Writer, r *http.Request, body io.Reader) error {
 	buf, _ := copies.Get().(*[]byte)
 	defer copies.Put(buf)
 	if r.ContentLength > 0 {
-		n, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(r.Body, r.ContentLength), *buf)
+		n, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(body, r.ContentLength), *buf)
 		if err == nil && n < r.ContentLength {
 			err = io.ErrUnexpectedEOF
 		}
 		return err
 	}
-	return writeChunks(w, r, *buf)
+	return writeChunks(w, r, body, *buf)
 }
 
 // chunkRoom is what the size of a chunk takes: up to eight digits, CRLF.
 const chunkRoom = 10
 
 // writeChunks writes each read as a chunk, in one write with its size.
-func writeChunks(w io.Writer, r *http.Request, buf []byte) error {
+func writeChunks(w io.Writer, r *http.Request, body io.Reader, buf []byte) error {
 	for {
-		n, err := r.Body.Read(buf[chunkRoom : len(buf)-2])
+		n, err := body.Read(buf[chunkRoom : len(buf)-2])
 		if n > 0 {
 			size := strconv.AppendInt(buf[:0:8], int64(n), 16)
 			start := chunkRoom - 2 - len(size)
