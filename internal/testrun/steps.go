@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -137,20 +138,20 @@ func (r *runner) unit(ctx context.Context) (string, error) {
 
 // engine is every package whose tests start containers themselves.
 func (r *runner) engine(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "engine", engineTests)
+	return r.tagged(ctx, "engine", engineTests, 1)
 }
 
 // services is every package that needs other real programs, but no container.
 func (r *runner) services(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "services", serviceTests)
+	return r.tagged(ctx, "services", serviceTests, 2)
 }
 
 func (r *runner) e2e(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "e2e", browserTests)
+	return r.tagged(ctx, "e2e", browserTests, 1)
 }
 
-// tagged runs the tests of a kind that only the build tag "integration" brings in.
-func (r *runner) tagged(ctx context.Context, name string, wanted kind) (string, error) {
+// tagged runs the tests of a kind that only the build tag "integration" brings in, of so many packages at a time.
+func (r *runner) tagged(ctx context.Context, name string, wanted kind, atOnce int) (string, error) {
 	found, err := integrationTests(ctx)
 	if err != nil {
 		return "", err
@@ -164,10 +165,10 @@ func (r *runner) tagged(ctx context.Context, name string, wanted kind) (string, 
 	if len(pkgs) == 0 {
 		return "", fmt.Errorf("no %s tests were found", name)
 	}
-	// One package at a time: each starts programs, and waits for them with deadlines. The tests that may
-	// run side by side wait for the most part.
+	// Few packages at a time: each starts programs, and waits for them with deadlines. The tests of one that
+	// may run side by side wait for the most part.
 	args := append([]string{
-		"-race", "-tags", "integration", "-p", "1", "-parallel", "3", "-timeout", "25m",
+		"-race", "-tags", "integration", "-p", strconv.Itoa(atOnce), "-parallel", "3", "-timeout", "25m",
 		"-run", "^(" + strings.Join(tests, "|") + ")$",
 	}, pkgs...)
 	return r.goTest(ctx, name, args...)
