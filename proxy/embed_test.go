@@ -162,3 +162,31 @@ func TestPollsOfOtherSites(t *testing.T) {
 		t.Errorf("the hub was asked %q", calls)
 	}
 }
+
+// TestAVisitorsPageIsBack: whatever a page asks for after another was closed tells the hub that it is there, once;
+// what was under way when it was closed does not.
+func TestAVisitorsPageIsBack(t *testing.T) {
+	edge := &sleeper{}
+	w := newWorld(t, setup{edge: edge})
+	v := w.visitor(&inbox{})
+	label := serverKey(t, visitorName, "").Label()
+	asks := func() string {
+		w.get(w.url(visitorName, "api/kernels"), byToken(v))
+		return edge.called()
+	}
+	if calls := asks(); calls != "" {
+		t.Errorf("before: %q", calls)
+	}
+	w.send("POST", w.url(visitorName, "carrel/leave"), "", byToken(v))
+	if calls := asks(); calls != "POST /leave/"+label {
+		t.Errorf("at once: %q", calls)
+	}
+	rt := w.proxy.routes.get(serverKey(t, visitorName, ""))
+	rt.rest.goodbye.Store(time.Now().Add(-goodbyeOver).UnixNano())
+	if calls := asks(); calls != "POST /back/"+label {
+		t.Errorf("later: %q", calls)
+	}
+	if calls := asks(); calls != "" {
+		t.Errorf("a second time: %q", calls)
+	}
+}

@@ -57,11 +57,16 @@ func (p *Proxy) serveNotebook(w http.ResponseWriter, r *http.Request, place hub.
 		return nil
 	}
 	if what := noticeOf(r, key, rest); what != "" {
-		return p.serveNotice(w, r, key, what)
+		err := p.serveNotice(w, r, key, what)
+		if what == "leave" && err == nil {
+			p.saidGoodbye(rt)
+		}
+		return err
 	}
 	if rt == nil {
 		return p.notRunning(w, r, key)
 	}
+	p.isBack(r.Context(), rt)
 	about(w, notebookClass(r, rest), rt)
 	return p.serveServer(w, r, rt, rest, who)
 }

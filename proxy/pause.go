@@ -34,6 +34,8 @@ type rest struct {
 	waking *wakening // that is under way
 
 	copies copies
+
+	goodbye atomic.Int64 // when a visitor's page was closed, in unix nanoseconds; 0: one is there again
 }
 
 // told takes what a route says of the pause.
@@ -104,7 +106,7 @@ var errAsleep = &hub.Error{Kind: hub.Unavailable, Op: "wake server", Message: "t
 // askWake has the hub wake a server. A hub that is away is asked again until ctx ends.
 func (p *Proxy) askWake(ctx context.Context, key hub.ServerKey) error {
 	for {
-		status, err := p.callWake(ctx, key)
+		status, err := p.call(ctx, "wake", key)
 		switch {
 		case err == nil && status == http.StatusNoContent:
 			return nil
@@ -120,9 +122,9 @@ func (p *Proxy) askWake(ctx context.Context, key hub.ServerKey) error {
 	}
 }
 
-// callWake makes one call.
-func (p *Proxy) callWake(ctx context.Context, key hub.ServerKey) (status int, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://edge/wake/"+key.Label(), http.NoBody)
+// call has the hub do something about a server.
+func (p *Proxy) call(ctx context.Context, what string, key hub.ServerKey) (status int, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://edge/"+what+"/"+key.Label(), http.NoBody)
 	if err != nil {
 		return 0, err
 	}

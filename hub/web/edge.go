@@ -39,6 +39,7 @@ func (w *Web) Edge() http.Handler {
 	mux.Handle("POST /notice/{label}", kit.Handle(w.notice))
 	mux.Handle("POST /more/{label}", kit.Handle(w.more))
 	mux.Handle("POST /leave/{label}", kit.Handle(w.closed))
+	mux.Handle("POST /back/{label}", kit.Handle(w.back))
 	mux.Handle("POST /wake/{label}", kit.Handle(w.wake))
 	mux.Handle("/", kit.Handle(func(http.ResponseWriter, *http.Request) error {
 		return hub.Errorf(hub.NotFound, "edge", "there is no such call")
@@ -135,6 +136,19 @@ func (w *Web) closed(rw http.ResponseWriter, r *http.Request) error {
 	s, err := w.labelled(r.Context(), r.PathValue("label"))
 	if err == nil && w.cfg.Visits != nil && s.Key.User.IsVisitor() {
 		err = w.cfg.Visits.Away(r.Context(), s.Key.User)
+	}
+	if err != nil {
+		return err
+	}
+	rw.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// back hears that a page of a visit is there, after another was closed.
+func (w *Web) back(rw http.ResponseWriter, r *http.Request) error {
+	s, err := w.labelled(r.Context(), r.PathValue("label"))
+	if err == nil {
+		_, err = w.stayOf(r.Context(), s.Key.User)
 	}
 	if err != nil {
 		return err

@@ -291,6 +291,13 @@ func TestStayIsTold(t *testing.T) {
 	if now, err := s.store.Visit(t.Context(), x.Name); err != nil || !now.Left.IsZero() {
 		t.Errorf("after a reload the visit is %+v, %v", now, err)
 	}
+	ask("POST", "/leave/")
+	if p, _ := ask("POST", "/back/"); p.Code != http.StatusNoContent {
+		t.Errorf("a page that is back: status %d", p.Code)
+	}
+	if now, err := s.store.Visit(t.Context(), x.Name); err != nil || !now.Left.IsZero() {
+		t.Errorf("with a page that is back the visit is %+v, %v", now, err)
+	}
 	if _, more := ask("POST", "/more/"); !more.EndsAt.Equal(x.Expires.Add(time.Hour)) || more.CanExtend {
 		t.Errorf("with more time the stay is %+v", more)
 	}

@@ -71,6 +71,22 @@ func (b *browser) do(what string, within time.Duration, actions ...chromedp.Acti
 	}
 }
 
+// open loads a page until something is seen on it. Beside other tests, whose containers have interfaces come
+// and go, what the browser loads just then fails, so it loads the page again.
+func (b *browser) open(address, selector string) {
+	b.t.Helper()
+	var err error
+	for range 4 {
+		ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
+		err = chromedp.Run(ctx, chromedp.Navigate(address), chromedp.WaitVisible(selector))
+		cancel()
+		if err == nil {
+			return
+		}
+	}
+	b.t.Fatalf("open %s: %v", address, err)
+}
+
 // start opens the browser itself, which a first action's deadline must not end with it.
 func (b *browser) start() {
 	b.t.Helper()

@@ -32,7 +32,7 @@ profiles:
 	b := d.browser()
 	b.start()
 	b.signIn(d, "person2")
-	b.do("open the notebook", time.Minute, chromedp.Navigate(keeper.notebook("lab")), chromedp.WaitVisible(pythonCard))
+	b.open(keeper.notebook("lab"), pythonCard)
 
 	k := busy.newKernel()
 	k.send("while True: pass")

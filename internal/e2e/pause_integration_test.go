@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/chromedp/chromedp"
 )
 
 // A paused server is frozen, and whatever comes for it wakes it: a page, a call, a cell by a kernel's
@@ -172,7 +170,7 @@ func TestAnOpenTabLetsAServerSleep(t *testing.T) {
 	b := d.browser()
 	b.start()
 	b.signIn(d, "person0")
-	b.do("open the notebook", time.Minute, chromedp.Navigate(p.notebook("lab")), chromedp.WaitVisible(pythonCard))
+	b.open(p.notebook("lab"), pythonCard)
 	time.Sleep(15 * time.Second) // each of its polls was made
 	p.pause()
 	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Second) {

@@ -104,7 +104,6 @@ func TestVisitInABrowser(t *testing.T) {
 // A link names a notebook of the operator's: it opens in a copy, with what lies beside it. The page tells how
 // long it stays, gives more time and all files; when it is closed, nothing is left a moment later.
 func TestVisitFromALink(t *testing.T) {
-	t.Parallel()
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"chem/intro.ipynb": `{"cells":[{"cell_type":"code","execution_count":null,"id":"a","metadata":{},"outputs":[],"source":"print(open(\"table.csv\").read())"}],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"}},"nbformat":4,"nbformat_minor":5}`,
