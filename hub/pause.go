@@ -12,16 +12,33 @@ const (
 	objectWithin = 250 * time.Millisecond
 	// wakeRetry is how often a wake looks whether another hub has let go of the server.
 	wakeRetry = 20 * time.Millisecond
+	// pausePatience is how long a pause that somebody asked for waits until nothing else is being done
+	// about the server: its record says Ready a moment before its start is over.
+	pausePatience = 2 * time.Second
 )
 
-// errWanted ends a pause of a server that is in use.
-var errWanted = errors.New("the server is in use")
+var (
+	// errWanted ends a pause of a server that is in use.
+	errWanted = errors.New("the server is in use")
+	// errBusy is why a server is not paused that another flight, or another hub, has in hand.
+	errBusy = &Error{Kind: Conflict, Op: "pause server", Message: "something else is being done about this server", Remedy: "try again in a moment"}
+)
 
 // Pause freezes a ready server that nobody uses, and returns its record as it is then: Paused, or Ready
 // if a proxy knows of a use. It is idempotent. Errors: Conflict when the server is not ready, or
-// something else is being done about it; Invalid where the driver can't pause.
+// something else goes on being done about it; Invalid where the driver can't pause.
 func (m *Manager) Pause(ctx context.Context, key ServerKey) (Server, error) {
-	return m.pause(ctx, key, time.Now(), func(Server) bool { return true })
+	for enough := time.Now().Add(pausePatience); ; {
+		rec, err := m.pause(ctx, key, time.Now(), func(Server) bool { return true })
+		if !errors.Is(err, errBusy) || time.Now().After(enough) {
+			return rec, err
+		}
+		select {
+		case <-ctx.Done():
+			return Server{}, Wrap(Canceled, "pause server", ctx.Err())
+		case <-time.After(wakeRetry):
+		}
+	}
 }
 
 // pause freezes a server that, as far as the hub knows, was last used at a time, if its record is still
@@ -32,7 +49,7 @@ func (m *Manager) pause(ctx context.Context, key ServerKey, used time.Time, stil
 	}
 	f := m.takeOffPausing(key)
 	if f == nil {
-		return Server{}, &Error{Kind: Conflict, Op: "pause server", Message: "something else is being done about this server", Remedy: "try again in a moment"}
+		return Server{}, errBusy
 	}
 	rec, lease, err := m.beginPause(ctx, key, still)
 	if err != nil || lease == nil {
@@ -65,6 +82,9 @@ func (m *Manager) takeOffPausing(key ServerKey) *flight {
 // nothing to do.
 func (m *Manager) beginPause(ctx context.Context, key ServerKey, still func(Server) bool) (Server, heldLease, error) {
 	lease, err := m.lease(ctx, key)
+	if KindOf(err) == Conflict {
+		return Server{}, nil, errBusy
+	}
 	if err != nil {
 		return Server{}, nil, err
 	}

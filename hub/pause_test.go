@@ -338,6 +338,26 @@ func TestStopRacingAPause(t *testing.T) {
 	}
 }
 
+// A pause that somebody asked for waits a moment for what else is being done about the server.
+func TestPauseOfABusyServer(t *testing.T) {
+	for held, want := range map[time.Duration]hub.Phase{time.Second: hub.Paused, time.Minute: hub.Ready} {
+		inWorld(t, func(t *testing.T, w *world) {
+			h, key := w.hub(), keyOf(t, "alice", "")
+			w.ready(h, key)
+			lease, err := w.store.Acquire(t.Context(), "server/"+key.Label(), held) // by another hub
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = h.Pause(t.Context(), key)
+			if want == hub.Paused && err != nil || want == hub.Ready && hub.KindOf(err) != hub.Conflict {
+				t.Errorf("held for %s: %v", held, err)
+			}
+			_ = lease.Release(t.Context())
+			w.agrees(key, want)
+		})
+	}
+}
+
 // A driver that fails to freeze leaves a server that runs.
 func TestAPauseThatFails(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
