@@ -61,7 +61,7 @@ func (d *Driver) listenTo(id, shape, address string) (*slot, error) {
 			if err != nil {
 				return
 			}
-			if w.greet(conn) {
+			if w.greet(conn, func() error { return d.weigh(id) }) {
 				d.cfg.Logger.Info("slot ready", "slot", id)
 			}
 		}
@@ -87,11 +87,11 @@ func listenUnix(path string, mode os.FileMode, gid int) (*net.UnixListener, erro
 	return l, nil
 }
 
-// greet takes a connection on which a slot says that it is ready; the last one counts. It tells whether
-// this was the slot's first.
-func (w *slot) greet(conn *net.UnixConn) (first bool) {
+// greet takes a connection on which a slot says that it is ready; the last one counts. Before the first
+// the slot is prepared; where that fails it is left, and connects again. It tells whether this was the first.
+func (w *slot) greet(conn *net.UnixConn, prepare func() error) (first bool) {
 	lines := bufio.NewReader(io.LimitReader(conn, maxSlotMessage))
-	if hear(conn, lines, "ready") != nil {
+	if hear(conn, lines, "ready") != nil || !w.isReady() && prepare() != nil {
 		conn.Close() //nolint:errcheck // nothing was said on it
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +26,16 @@ import (
 // identity, no token and no home. A claim makes one a person's server in a fraction of a second: the
 // home appears in it, and the socket that it shall listen on is handed in. A slot is claimed once.
 
-// slotReadyWithin is how long a slot may take until it is ready.
-const slotReadyWithin = time.Minute
+// slotReadyWithin is how long a slot may take until it is ready, on a machine whose cores are all at work.
+const slotReadyWithin = 2 * time.Minute
+
+// A slot that imports has the smallest part of the processor: an eighth of what a person's server has, where
+// both want it. So slots are made at once, several side by side, and nobody's notebook feels it. It has a
+// server's whole weight before it can be claimed.
+const (
+	madeWeight = 128  // of Docker's CPU shares
+	fullWeight = 1024 // Docker's own default
+)
 
 // slotSamples is how many are asked at once for what they use.
 const slotSamples = 8
@@ -138,15 +147,29 @@ func (d *Driver) KeepSlots(ctx context.Context, wants []hub.SlotWant) error {
 	if err != nil {
 		return err
 	}
+	var missing []slotPlan
 	for _, p := range plans {
-		for ; have[p.shape] < shapes[p.shape] && ctx.Err() == nil; have[p.shape]++ {
-			if err := d.prepareSlot(ctx, p); err != nil {
-				errs = append(errs, err)
-				break
-			}
+		for ; have[p.shape] < shapes[p.shape]; have[p.shape]++ {
+			missing = append(missing, p)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.prepareSlots(ctx, missing))...)
+}
+
+// prepareSlots makes slots, as many at once as there are cores. After the first that fails no other is begun:
+// what ails one ails the next.
+func (d *Driver) prepareSlots(ctx context.Context, plans []slotPlan) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for _, p := range plans {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // the one that failed has told
+			}
+			return d.prepareSlot(ctx, p)
+		})
+	}
+	return group.Wait()
 }
 
 // SlotStock implements [hub.Slots].
@@ -366,6 +389,7 @@ func (d *Driver) runSlot(ctx context.Context, id string, p slotPlan) (cid, addre
 	}
 	w.labels = d.slotLabels(id, p.shape, address)
 	cfg, host, ends := walls(w)
+	host.CPUShares = madeWeight
 	made, err := d.api.on(ctx).ContainerCreate(ctx, cfg, host, ends, nil, d.slotName(id))
 	if err == nil {
 		err = d.api.on(ctx).ContainerStart(ctx, made.ID, container.StartOptions{})
@@ -379,6 +403,14 @@ func (d *Driver) runSlot(ctx context.Context, id string, p slotPlan) (cid, addre
 		d.cfg.Logger.WarnContext(ctx, "slot's container not removed; tried again later", "slot", id, "error", rerr)
 	}
 	return "", "", fail("start slot", err)
+}
+
+// weigh gives a slot that has imported a server's part of the processor.
+func (d *Driver) weigh(id string) error {
+	ctx, done := context.WithTimeout(context.Background(), createTimeout)
+	defer done()
+	_, err := d.api.on(ctx).ContainerUpdate(ctx, d.slotName(id), container.UpdateConfig{Resources: container.Resources{CPUShares: fullWeight}})
+	return err
 }
 
 // slotName is a slot's container's until it is claimed.

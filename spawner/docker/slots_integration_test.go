@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +43,56 @@ func TestSlotStock(t *testing.T) {
 	if stock, err := d.SlotStock(t.Context()); err != nil || stock.Ready != 1 {
 		t.Errorf("after a claim %d are ready, %v", stock.Ready, err)
 	}
+}
+
+// TestSlotsAreMadeBehindOthers: several at once, with a small part of the processor until they are ready, and
+// then with a server's.
+func TestSlotsAreMadeBehindOthers(t *testing.T) {
+	d := newDriver(t)
+	made := make(chan error, 1)
+	go func() {
+		made <- d.KeepSlots(t.Context(), []hub.SlotWant{{Shape: testSpec(t, "alice"), Spare: 2}})
+	}()
+	light, atOnce := false, 0
+	for going := true; going; {
+		select {
+		case err := <-made:
+			if err != nil {
+				t.Fatal(err)
+			}
+			going = false
+		case <-time.After(20 * time.Millisecond):
+			shares := d.slotShares(t)
+			light = light || slices.Contains(shares, madeWeight)
+			atOnce = max(atOnce, len(shares)-len(d.slots.ready()))
+		}
+	}
+	if !light || atOnce < min(2, runtime.NumCPU()) {
+		t.Errorf("made with a small part of the processor: %v; at most %d at once", light, atOnce)
+	}
+	if shares := d.slotShares(t); !slices.Equal(shares, []int64{fullWeight, fullWeight}) {
+		t.Errorf("ready, they have shares of %v", shares)
+	}
+}
+
+// slotShares are the parts of the processor that the slots there are may have.
+func (d *Driver) slotShares(t *testing.T) (shares []int64) {
+	t.Helper()
+	all, err := d.labelled(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		if !d.isSlot(c.Labels) {
+			continue
+		}
+		is, err := d.api.on(t.Context()).ContainerInspect(t.Context(), c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shares = append(shares, is.HostConfig.CPUShares)
+	}
+	return shares
 }
 
 // claimOne claims a slot and gives the server's status.
