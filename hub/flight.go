@@ -291,3 +291,22 @@ func acquire(ctx context.Context, leases Leases, name string, ttl time.Duration)
 		}
 	}
 }
+
+// acquireAll takes several leases, one after the other, as others do in the same order.
+func acquireAll(ctx context.Context, leases Leases, names []string, ttl time.Duration) (release func(), err error) {
+	var held []Lease
+	release = func() {
+		for _, l := range held {
+			giveBack(ctx, l)
+		}
+	}
+	for _, name := range names {
+		l, err := acquire(ctx, leases, name, ttl)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		held = append(held, l)
+	}
+	return release, nil
+}

@@ -43,6 +43,7 @@ type Manager struct {
 	wake    chan struct{} // asks Run for a reconciliation now
 	spent   chan struct{} // a slot was claimed
 	arrived arrivals      // starts that a slot would serve
+	claims  claims        // of slots, by person
 	stock   atomic.Pointer[SlotStock]
 
 	mu      sync.Mutex

@@ -10,10 +10,11 @@ import (
 const (
 	// poolEvery is how often the slots that wait are looked at; a claim has them looked at soon.
 	poolEvery = 15 * time.Second
-	// Making a slot takes a core for a second or two. Who just claimed one, and loads its page, comes
-	// first: slots are made when no start was under way for calmFor, or after calmWithin at the latest.
-	calmFor    = 4 * time.Second
-	calmWithin = 12 * time.Second
+	// Slots are made behind everybody's back, but not their containers: Docker makes those at its own weight.
+	// So whoever is just being given one comes first: slots are made when no start was under way for calmFor,
+	// or after calmWithin at the latest.
+	calmFor    = 500 * time.Millisecond
+	calmWithin = 2 * time.Second
 )
 
 // poolLoop has as many slots wait as the profiles ask for.
@@ -26,7 +27,7 @@ func (m *Manager) poolLoop(ctx context.Context) {
 	said := ""
 	for ctx.Err() == nil {
 		text := ""
-		if err := m.slots.KeepSlots(ctx, m.slotWants()); err != nil && ctx.Err() == nil {
+		if err := m.slots.KeepSlots(ctx, m.slotWants(ctx)); err != nil && ctx.Err() == nil {
 			text = err.Error()
 		}
 		m.takeStock(ctx)
@@ -97,22 +98,41 @@ func (m *Manager) starting() bool {
 	return false
 }
 
-// slotWants is what the policy asks for at this time.
-func (m *Manager) slotWants() []SlotWant {
+// slotWants is what the policy asks for at this time. Of a profile with a limit no more wait than may run
+// beside those that run.
+func (m *Manager) slotWants(ctx context.Context) []SlotWant {
 	var wants []SlotWant
 	now := time.Now()
 	for _, p := range m.cfg.Policy().Profiles {
-		if n := p.Spare.Wanted(now, m.arrived.count(p.Name, now)); n > 0 {
+		n := p.Spare.Wanted(now, m.arrived.count(p.Name, now))
+		if n > 0 && p.Max > 0 {
+			n = min(n, p.Max-m.running(ctx, p.Name))
+		}
+		if n > 0 {
 			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: n})
 		}
 	}
 	return wants
 }
 
+// running counts the servers of a profile; as far as the store tells.
+func (m *Manager) running(ctx context.Context, profile string) (n int) {
+	for s, err := range m.cfg.Servers.Servers(ctx) {
+		if err == nil && s.Profile == profile && s.Phase.Active() {
+			n++
+		}
+	}
+	return n
+}
+
 // obtain has the driver make the server: of a slot that waits, or cold. warm tells which.
 func (m *Manager) obtain(ctx context.Context, spec Spec, warm bool) (h Handle, wasSlot bool, err error) {
 	if m.slots != nil && warm {
-		m.arrived.add(spec.Profile, time.Now())
+		now := time.Now()
+		m.arrived.add(spec.Profile, now)
+		if !m.claims.allow(spec.UserID, now) {
+			return m.obtain(ctx, spec, false)
+		}
 		h, err = m.slots.ClaimSlot(ctx, spec)
 		if err == nil {
 			select {

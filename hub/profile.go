@@ -64,6 +64,7 @@ type Profile struct {
 	Cull        CullRule          `json:"cull"`
 	DefaultURL  string            `json:"default_url"`        // "/lab"
 	Visitors    bool              `json:"visitors,omitempty"` // for visitors, and nobody else
+	Max         int               `json:"-"`                  // servers of it at once, those that wait included; 0: no limit
 	Spare       Spare             `json:"-"`                  // servers that wait, started, for whoever wants one next
 }
 

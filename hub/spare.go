@@ -84,3 +84,36 @@ func (a *arrivals) recent(profile string, now time.Time) []time.Time {
 	i, _ := slices.BinarySearchFunc(list, now.Add(-ArrivalWindow), time.Time.Compare)
 	return list[i:]
 }
+
+// ClaimWindow is how long a claim of a slot counts. A person who stops and starts again and again would empty
+// the pool, and have the machine make slots all the time: beyond mostClaims within it they start cold.
+const ClaimWindow = 10 * time.Minute
+
+const mostClaims = 20
+
+// claims remembers who claimed a slot when, in this process.
+type claims struct {
+	mu sync.Mutex
+	by map[UserID][]time.Time // the oldest first
+}
+
+// allow tells whether a person may claim a slot, which counts then.
+func (c *claims) allow(id UserID, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.by == nil {
+		c.by = map[UserID][]time.Time{}
+	}
+	for other, list := range c.by {
+		if now.Sub(list[len(list)-1]) >= ClaimWindow {
+			delete(c.by, other)
+		}
+	}
+	list := slices.DeleteFunc(c.by[id], func(at time.Time) bool { return now.Sub(at) >= ClaimWindow })
+	if len(list) >= mostClaims {
+		c.by[id] = list
+		return false
+	}
+	c.by[id] = append(list, now)
+	return true
+}

@@ -1,6 +1,8 @@
 package hub_test
 
 import (
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,5 +91,84 @@ func TestPoolFollowsArrivals(t *testing.T) {
 		if stock, ok := h.SlotStock(); ok {
 			t.Errorf("with nothing to keep ready the stock is %+v", stock)
 		}
+	})
+}
+
+// Nobody empties the pool by stopping and starting: beyond a share they start cold, and others are served.
+func TestClaimsAreRationed(t *testing.T) {
+	withPool(t, func(t *testing.T, w *world) {
+		h, alice, bob := w.hub(), keyOf(t, "alice", ""), keyOf(t, "bob", "")
+		again := func(key hub.ServerKey) (claimed bool) {
+			before := w.pool.claimed()
+			w.ready(h, key)
+			if _, err := h.Stop(t.Context(), key, "enough"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second) // it ends, and another slot is made
+			return w.pool.claimed() > before
+		}
+		const share = 20
+		for i := range share {
+			if !again(alice) {
+				t.Fatalf("start %d of %d was cold", i+1, share)
+			}
+		}
+		if again(alice) {
+			t.Errorf("%d slots in %s are not all that one person gets", share+1, hub.ClaimWindow)
+		}
+		if !again(bob) {
+			t.Error("another person's start was cold")
+		}
+		time.Sleep(hub.ClaimWindow)
+		if !again(alice) {
+			t.Error("much later a start is cold still")
+		}
+	})
+}
+
+// Of a profile with a limit no more servers run, whoever starts them and at whichever hub; those that are kept
+// ready count too.
+func TestShareOfAProfile(t *testing.T) {
+	withPool(t, func(t *testing.T, w *world) {
+		w.setPolicy(func(p *hub.Policy) { p.Profiles[0].Max = 1 })
+		hubs := []*process{w.hub(), w.hub()}
+		people := []string{"alice", "bob", "carol"}
+		var mu sync.Mutex
+		var refused []string
+		var wg sync.WaitGroup
+		for i, name := range people {
+			wg.Go(func() {
+				_, err := hubs[i%2].Start(t.Context(), ask(keyOf(t, name, "")))
+				mu.Lock()
+				defer mu.Unlock()
+				var told *hub.Error
+				if errors.As(err, &told) && told.Kind == hub.TooMany && told.Field == "profile" {
+					refused = append(refused, name)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		settle()
+		if n := len(w.machine.Containers()); n != 1 || len(refused) != 2 {
+			t.Fatalf("%d servers run, %d starts were refused; want 1 and 2", n, len(refused))
+		}
+		waits := func() int {
+			time.Sleep(time.Minute)
+			w.pool.mu.Lock()
+			defer w.pool.mu.Unlock()
+			return w.pool.spare["small"]
+		}
+		if n := waits(); n != 0 {
+			t.Errorf("%d are kept ready although none may run", n)
+		}
+		if _, err := hubs[0].Stop(t.Context(), w.machine.Containers()[0].Key, "enough"); err != nil {
+			t.Fatal(err)
+		}
+		if n := waits(); n != 1 {
+			t.Errorf("%d are kept ready where one more may run", n)
+		}
+		w.ready(hubs[1], keyOf(t, refused[0], ""))
 	})
 }

@@ -68,7 +68,7 @@ func (m *Manager) recordStart(ctx context.Context, req StartRequest, owner User,
 	if coming(rec, owner) {
 		return m.cfg.Servers.PutServer(ctx, rec)
 	}
-	return m.withinShare(ctx, req.Key, func() (Server, error) {
+	return m.withinShare(ctx, req.Key, profile, func() (Server, error) {
 		rec.Profile, rec.SafeStart = profile.Name, req.SafeStart
 		if rec.Phase.Active() || rec.Leftover {
 			rec.Phase, rec.Intent, rec.Since, rec.Reason, rec.LogTail, rec.Leftover = Stopping, WantRunning, time.Now(), "", nil, false
@@ -90,29 +90,44 @@ func (m *Manager) renew(ctx context.Context, rec Server, owner User) (Server, er
 	})
 }
 
-// withinShare refuses a start beyond the number of servers that one person may run at once. One
-// start of a person is counted and recorded at a time, at all hubs.
-func (m *Manager) withinShare(ctx context.Context, key ServerKey, record func() (Server, error)) (Server, error) {
+// withinShare refuses a start beyond the number of servers that one person may run at once, or that there
+// may be of the profile. What is limited is counted and recorded for one start at a time, at all hubs.
+func (m *Manager) withinShare(ctx context.Context, key ServerKey, profile Profile, record func() (Server, error)) (Server, error) {
 	most := m.cfg.Policy().MaxPerUser
-	if most <= 0 {
+	var limited []string
+	if most > 0 {
+		limited = append(limited, "share/"+key.User.Label())
+	}
+	if profile.Max > 0 {
+		limited = append(limited, "profile/"+profile.Name)
+	}
+	if limited == nil {
 		return record()
 	}
-	lease, err := acquire(ctx, m.cfg.Leases, "share/"+key.User.Label(), 10*time.Second)
+	giveAllBack, err := acquireAll(ctx, m.cfg.Leases, limited, 10*time.Second)
 	if err != nil {
 		return Server{}, err
 	}
-	defer giveBack(ctx, lease)
-	running := 0
+	defer giveAllBack()
+	own, alike := 0, 0
 	for s, err := range m.cfg.Servers.Servers(ctx) {
-		if err != nil {
+		switch {
+		case err != nil:
 			return Server{}, Wrap(Internal, "count servers", err)
+		case s.Key == key || !s.Phase.Active():
+			continue
+		case s.Key.User == key.User:
+			own++
 		}
-		if s.Key.User == key.User && s.Key != key && s.Phase.Active() {
-			running++
+		if s.Profile == profile.Name {
+			alike++
 		}
 	}
-	if running >= most {
+	switch {
+	case most > 0 && own >= most:
 		return Server{}, &Error{Kind: TooMany, Op: "start server", Message: "you run as many servers as you may", Remedy: "stop one of your servers, then start this one"}
+	case profile.Max > 0 && alike >= profile.Max:
+		return Server{}, &Error{Kind: TooMany, Op: "start server", Field: "profile", Message: "as many servers of this profile run as there may be", Remedy: "choose another profile, or try again later"}
 	}
 	return record()
 }

@@ -184,6 +184,7 @@ type Profile struct {
 	Users       []string          `yaml:"users" doc:"User names that may use it; with groups empty too: everyone."`
 	Groups      []string          `yaml:"groups" doc:"Groups whose members may use it."`
 	DefaultURL  string            `yaml:"default_url" doc:"Page that opens."`
+	Max         int               `yaml:"max" doc:"Servers of it at once, those kept ready included; 0: no limit."`
 	Spare       int               `yaml:"spare" doc:"Servers kept started and nobody's, so that whoever wants one next has it at once; each takes some 100 MiB. Carrel's kernel image, as root, only."`
 	SpareMax    int               `yaml:"spare_max" doc:"Keep ready as many as people started in the last two minutes, but no more than this; 0: spare alone counts."`
 	SpareAt     []SpareAt         `yaml:"spare_at" doc:"More to keep ready at given times, such as before a class."`

@@ -252,6 +252,7 @@ func profileFaults() []faultCase {
 		{"home at the root", onProfile("    home: /\n"), "3: profiles[0].home: this is no path for a home"},
 		{"home of another kind", onProfile("    home_kind: loop\n"), "3: profiles[0].home_kind: there is no such kind of home for a profile"},
 		{"no home, in memory", onProfile("    home: none\n    home_kind: tmpfs\n    disk: 64MiB\n"), "4: profiles[0].home_kind: there is no home"},
+		{"a limit below what is kept ready", onProfile("    spare: 5\n    max: 3\n"), "4: profiles[0].max: it is less than spare"},
 		{"a ceiling below the least", onProfile("    spare: 5\n    spare_max: 3\n"), "4: profiles[0].spare_max: it is less than spare"},
 		{"no such day", onSpareAt("days: [monday]"), "8: profiles[0].spare_at[0].days[0]: there is no such day"},
 		{"no time of the day", onSpareAt("from: noon"), "8: profiles[0].spare_at[0].from: this is no time of the day"},

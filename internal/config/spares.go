@@ -42,6 +42,8 @@ func (p Profile) spares() hub.Spare {
 
 func (p Profile) validateSpares(k *checks, at string) {
 	k.that(p.Spare >= 0 && p.Spare <= maxSpare, at+"spare", "out of range", "give 0 to 200")
+	k.that(p.Max >= 0 && p.Max <= 100000, at+"max", "out of range", "give 0 to 100000")
+	k.that(p.Max == 0 || p.Max >= p.Spare, at+"max", "it is less than spare", "give more than spare, or leave it out")
 	k.that(p.SpareMax >= 0 && p.SpareMax <= maxSpare, at+"spare_max", "out of range", "give 0 to 200")
 	k.that(p.SpareMax == 0 || p.SpareMax >= p.Spare, at+"spare_max", "it is less than spare", "give more than spare, or leave it out")
 	k.that(p.Spare == 0 && p.SpareMax == 0 && len(p.SpareAt) == 0 || len(p.Command) == 0, at+"spare", "a server with a command of its own can't be kept ready", "leave out command, or spare, spare_max and spare_at")

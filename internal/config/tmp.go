@@ -87,6 +87,9 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 	if p.MachineMemory > 0 && x.Limits.Memory > 0 {
 		p.Visits.Max = min(t.Max, int(max(0, p.MachineMemory-int64(t.Reserve))/x.Limits.Memory))
 	}
+	if x.Max > 0 {
+		p.Visits.Max = min(p.Visits.Max, x.Max)
+	}
 	for _, n := range t.Exempt {
 		if prefix, err := netip.ParsePrefix(n); err == nil {
 			p.Visits.Exempt = append(p.Visits.Exempt, prefix.Masked())

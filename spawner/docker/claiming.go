@@ -45,7 +45,7 @@ type slotMessage struct {
 
 // listenTo makes a slot's control socket, anew if an earlier process had one, and listens until the
 // slot is closed.
-func (d *Driver) listenTo(id, shape, address string) (*slot, error) {
+func (d *Driver) listenTo(ctx context.Context, id, shape, address string) (*slot, error) {
 	path := d.slotFile(id, slotControl)
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, homeFault("listen to slot", err)
@@ -55,13 +55,14 @@ func (d *Driver) listenTo(id, shape, address string) (*slot, error) {
 		return nil, err
 	}
 	w := &slot{id: id, shape: shape, address: address, since: time.Now(), listener: l, ready: make(chan struct{})}
+	ctx = context.WithoutCancel(ctx)
 	go func() { // ends with the listener, which close closes
 		for {
 			conn, err := l.AcceptUnix()
 			if err != nil {
 				return
 			}
-			if w.greet(conn, func() error { return d.weigh(id) }) {
+			if w.greet(conn, func() error { return d.weigh(ctx, id) }) {
 				d.cfg.Logger.Info("slot ready", "slot", id)
 			}
 		}

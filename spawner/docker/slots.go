@@ -284,7 +284,7 @@ func (d *Driver) attend(ctx context.Context, id, shape string, c container.Summa
 		return true // it is being made or claimed
 	}
 	defer d.slots.end(id)
-	w, err := d.listenTo(id, shape, c.Labels[labelAddress])
+	w, err := d.listenTo(ctx, id, shape, c.Labels[labelAddress])
 	if err != nil {
 		d.cfg.Logger.WarnContext(ctx, "slot not adopted", "slot", id, "error", err)
 		return false
@@ -339,7 +339,7 @@ func (d *Driver) makeSlot(ctx context.Context, id string, p slotPlan) (*slot, er
 	if err := d.makeSlotDir(id); err != nil {
 		return nil, err
 	}
-	w, err := d.listenTo(id, p.shape, "")
+	w, err := d.listenTo(ctx, id, p.shape, "")
 	if err == nil {
 		if w.container, w.address, err = d.runSlot(ctx, id, p); err == nil {
 			return w, nil
@@ -406,8 +406,8 @@ func (d *Driver) runSlot(ctx context.Context, id string, p slotPlan) (cid, addre
 }
 
 // weigh gives a slot that has imported a server's part of the processor.
-func (d *Driver) weigh(id string) error {
-	ctx, done := context.WithTimeout(context.Background(), createTimeout)
+func (d *Driver) weigh(ctx context.Context, id string) error {
+	ctx, done := context.WithTimeout(ctx, createTimeout)
 	defer done()
 	_, err := d.api.on(ctx).ContainerUpdate(ctx, d.slotName(id), container.UpdateConfig{Resources: container.Resources{CPUShares: fullWeight}})
 	return err
