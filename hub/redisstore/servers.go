@@ -3,48 +3,33 @@ package redisstore
 import (
 	"context"
 	"iter"
-	"strconv"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"carrel/hub"
 )
 
-// Keys of servers: "server:<label>" and the index "servers"; "generation:<label>" a counter. A record's
-// revision stands first in its value, where the scripts find it before any text of a person's.
+// Keys of servers: "server:<label>" and the index "servers"; "generation:<label>" a counter.
 
 // putServer: KEYS server, servers, channel, change; ARGV expected revision, value, label, event, change.
-var putServer = redis.NewScript(tell + `
-local have = redis.call('GET', KEYS[1])
-local rev = '0'
-if have then rev = string.match(have, '"revision":(%d+)') end
-if rev ~= ARGV[1] then return 0 end
+var putServer = redis.NewScript(tell + revision + `
+if revision(KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[2], 0, ARGV[3])
 tell(KEYS[3], KEYS[4], ARGV[4], ARGV[5])
 return 1`)
 
-// PutServer implements [hub.ServerStore]. A record's first revision is the time, so that whoever
-// holds one that was deleted meanwhile does not take its successor for it.
+// PutServer implements [hub.ServerStore].
 func (s *Store) PutServer(ctx context.Context, x hub.Server) (hub.Server, error) {
-	expected := strconv.FormatUint(x.Revision, 10)
-	if x.Revision == 0 {
-		x.Revision = uint64(time.Now().UnixMicro())
-	}
-	x.Revision++
-	label := x.Key.Label()
+	expected, label := x.Revision, x.Key.Label()
+	x.Revision = successor(expected)
 	told := x
 	told.LogTail = nil
 	value := encode(storedServer{x.Revision, x})
 	event := changed(hub.Event{Kind: hub.ServerChanged, Key: x.Key, Server: &told})
-	n, err := putServer.Run(ctx, s.rdb, []string{s.key("server", label), s.key("servers"), s.channel(), s.key("change")},
-		expected, value, label, encode(event), event.Change).Int()
-	if err != nil {
-		return hub.Server{}, s.fail("write server", err)
-	}
-	if n == 0 {
-		return hub.Server{}, conflict("write server", "this server's record changed meanwhile")
+	keys := []string{s.key("server", label), s.key("servers"), s.channel(), s.key("change")}
+	if err := s.swap(ctx, putServer, "write server", "this server's record changed meanwhile", keys, expected, value, label, encode(event), event.Change); err != nil {
+		return hub.Server{}, err
 	}
 	stored, err := decode[storedServer]("write server", value) // nothing of x's own
 	return stored.Server, err
@@ -63,10 +48,8 @@ func (s *Store) Server(ctx context.Context, key hub.ServerKey) (hub.Server, erro
 
 // deleteServer: KEYS server, servers, activity, channel, change and, to be forgotten too, generation; ARGV
 // expected revision, label, key, event, change.
-var deleteServer = redis.NewScript(tell + `
-local have = redis.call('GET', KEYS[1])
-if not have or string.match(have, '"revision":(%d+)') ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
+var deleteServer = redis.NewScript(tell + revision + `
+if revision(KEYS[1]) ~= ARGV[1] or redis.call('DEL', KEYS[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2])
 redis.call('ZREM', KEYS[3], ARGV[3])
 tell(KEYS[4], KEYS[5], ARGV[4], ARGV[5])
@@ -81,15 +64,7 @@ func (s *Store) DeleteServer(ctx context.Context, x hub.Server) error {
 	if x.Key.User.IsVisitor() {
 		keys = append(keys, s.key("generation", label))
 	}
-	n, err := deleteServer.Run(ctx, s.rdb, keys,
-		strconv.FormatUint(x.Revision, 10), label, encode(x.Key), encode(event), event.Change).Int()
-	if err != nil {
-		return s.fail("delete server", err)
-	}
-	if n == 0 {
-		return conflict("delete server", "this server's record changed meanwhile")
-	}
-	return nil
+	return s.swap(ctx, deleteServer, "delete server", "this server's record changed meanwhile", keys, x.Revision, label, encode(x.Key), encode(event), event.Change)
 }
 
 // nextGeneration: KEYS counter; ARGV least.

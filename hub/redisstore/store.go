@@ -27,6 +27,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -203,6 +204,36 @@ func notFound(op, what string) error {
 
 func conflict(op, message string) error {
 	return &hub.Error{Kind: hub.Conflict, Op: "redis: " + op, Message: message, Remedy: "try again"}
+}
+
+// revision is the Lua function that gives the revision of the record under a key, as text; 0: there is none.
+// It stands first in a record's value, where the function finds it before any text of a person's.
+const revision = `
+local function revision(key)
+  local have = redis.call('GET', key)
+  return have and string.match(have, '"revision":(%d+)') or '0'
+end`
+
+// successor is the revision after another. A record's first is the time, so that whoever holds one that was
+// deleted meanwhile does not take the next of its name for it.
+func successor(r uint64) uint64 {
+	if r == 0 {
+		r = uint64(time.Now().UnixMicro())
+	}
+	return r + 1
+}
+
+// swap runs a script that changes a record if its revision is the expected one, its first argument, and says 0
+// if it is not: then the error is a Conflict with a message.
+func (s *Store) swap(ctx context.Context, script *redis.Script, op, message string, keys []string, expected uint64, args ...any) error {
+	n, err := script.Run(ctx, s.rdb, keys, append([]any{strconv.FormatUint(expected, 10)}, args...)...).Int()
+	if err != nil {
+		return s.fail(op, err)
+	}
+	if n == 0 {
+		return conflict(op, message)
+	}
+	return nil
 }
 
 func encode(v any) string {

@@ -3,7 +3,6 @@ package redisstore
 import (
 	"context"
 	"iter"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,11 +14,8 @@ import (
 // itself. None of them is a proxy's.
 
 // putVisit: KEYS visit, visits; ARGV expected revision, value, label.
-var putVisit = redis.NewScript(`
-local have = redis.call('GET', KEYS[1])
-local rev = '0'
-if have then rev = string.match(have, '"revision":(%d+)') end
-if rev ~= ARGV[1] then return 0 end
+var putVisit = redis.NewScript(revision + `
+if revision(KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.call('ZADD', KEYS[2], 0, ARGV[3])
 return 1`)
@@ -37,42 +33,26 @@ func (s *Store) Visit(ctx context.Context, name hub.UserName) (hub.Visit, error)
 
 // PutVisit implements [hub.VisitStore].
 func (s *Store) PutVisit(ctx context.Context, v hub.Visit) (hub.Visit, error) {
-	expected, label := strconv.FormatUint(v.Revision, 10), v.Name.Label()
-	if v.Revision == 0 {
-		v.Revision = uint64(time.Now().UnixMicro()) // no successor of a deleted one has its revision
-	}
-	v.Revision++
+	expected, label := v.Revision, v.Name.Label()
+	v.Revision = successor(expected)
 	value := encode(storedVisit{v.Revision, v})
-	n, err := putVisit.Run(ctx, s.rdb, []string{s.key("visit", label), s.key("visits")}, expected, value, label).Int()
-	if err != nil {
-		return hub.Visit{}, s.fail("write visit", err)
-	}
-	if n == 0 {
-		return hub.Visit{}, conflict("write visit", "this visit changed meanwhile")
+	if err := s.swap(ctx, putVisit, "write visit", "this visit changed meanwhile", []string{s.key("visit", label), s.key("visits")}, expected, value, label); err != nil {
+		return hub.Visit{}, err
 	}
 	stored, err := decode[storedVisit]("write visit", value)
 	return stored.Visit, err
 }
 
 // deleteVisit: KEYS visit, visits; ARGV expected revision, label.
-var deleteVisit = redis.NewScript(`
-local have = redis.call('GET', KEYS[1])
-if not have or string.match(have, '"revision":(%d+)') ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
+var deleteVisit = redis.NewScript(revision + `
+if revision(KEYS[1]) ~= ARGV[1] or redis.call('DEL', KEYS[1]) == 0 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[2])
 return 1`)
 
 // DeleteVisit implements [hub.VisitStore].
 func (s *Store) DeleteVisit(ctx context.Context, v hub.Visit) error {
 	label := v.Name.Label()
-	n, err := deleteVisit.Run(ctx, s.rdb, []string{s.key("visit", label), s.key("visits")}, strconv.FormatUint(v.Revision, 10), label).Int()
-	if err != nil {
-		return s.fail("delete visit", err)
-	}
-	if n == 0 {
-		return conflict("delete visit", "this visit changed meanwhile")
-	}
-	return nil
+	return s.swap(ctx, deleteVisit, "delete visit", "this visit changed meanwhile", []string{s.key("visit", label), s.key("visits")}, v.Revision, label)
 }
 
 // Visits implements [hub.VisitStore].
