@@ -221,7 +221,7 @@ func (d *deployment) checkTools(context.Context) []finding {
 		return []finding{{"rights", "fail", "carrel does not run as root: it can't set up the walls around notebooks", "run it as root; the proxy, which faces the network, gives its rights up"}}
 	}
 	var fs []finding
-	for tool, why := range map[string]string{"nft": "nftables", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "mount": "util-linux"} {
+	for tool, why := range map[string]string{"nft": "nftables", "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "resize2fs": "e2fsprogs", "dumpe2fs": "e2fsprogs", "mount": "util-linux", "losetup": "util-linux"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if _, err := os.Stat("/usr/sbin/" + tool); err != nil {
 				fs = append(fs, finding{"tools", "fail", tool + " is missing", "install " + why})

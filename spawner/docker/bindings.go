@@ -74,10 +74,5 @@ func writeFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(dir) // our own directory
-	if err != nil {
-		return err
-	}
-	defer f.Close() // opened to sync
-	return f.Sync()
+	return syncPath(dir)
 }

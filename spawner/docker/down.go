@@ -18,6 +18,7 @@ import (
 // Down removes everything that the deployment made: containers, networks and the packet filter; with
 // homes, people's homes too. It goes on after an error and returns all of them.
 func (d *Driver) Down(ctx context.Context, withHomes bool) error {
+	d.homes.tidy(ctx) // with what work on a home left that was cut off
 	servers, err := d.ours(ctx)
 	errs := []error{err}
 	var stops errgroup.Group

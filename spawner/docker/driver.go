@@ -6,7 +6,7 @@
 // nobody, the packet filter and the resolver behind them, homes, and images. It is the only package
 // that imports Docker's client. It refuses to own any decision about who may run what, and it
 // never opens, lists or changes anything in a tree that a container can write: files of a home are
-// the guest's alone.
+// the guest's alone, and what has to be done among them a container does (see homework).
 package docker
 
 import (
@@ -88,7 +88,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{cfg: cfg, api: api, networks: nets, pulls: newPulls(), wanted: make(chan string, 64), slots: newSlots()}
-	d.homes = &homes{cfg: cfg, api: api, inUse: d.homeInUse}
+	d.homes = &homes{cfg: cfg, api: api, inUse: d.homeInUse, users: d.homeUsers}
 	d.addrs = &addressBook{path: filepath.Join(cfg.StateDir, "addresses.json"), quiet: cfg.Quarantine, used: d.addressesInUse, logger: cfg.Logger}
 	return d, nil
 }

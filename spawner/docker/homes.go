@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
 	"golang.org/x/sys/unix"
 
@@ -38,12 +39,41 @@ type homes struct {
 	api *engine
 	// inUse tells whether a container has the person's home. One that can't be read counts.
 	inUse func(ctx context.Context, id hub.UserID) (bool, error)
+	// users are those containers.
+	users func(ctx context.Context, id hub.UserID) ([]container.Summary, error)
+	crash func(step string) // nil but in tests
 }
 
-// hold keeps a home from being unmounted until release; it is exclusive over all processes.
+// hold keeps a home from everybody else until release; it is exclusive over all processes. It waits
+// for whoever has it for a moment, and not for one who keeps it for an export or an import.
 func (h *homes) hold(ctx context.Context, id hub.UserID) (release func(), err error) {
-	release, err = lockFile(ctx, h.image(id)+".lock")
-	return release, hub.Wrap(hub.Unavailable, "hold home", err)
+	for {
+		release, err := tryLockFile(h.image(id) + ".lock")
+		if release != nil || err != nil {
+			return release, hub.Wrap(hub.Unavailable, "hold home", err)
+		}
+		if n, err := h.readNote(id); err == nil {
+			return nil, &hub.Error{Kind: hub.Unavailable, Op: "hold home", Message: "this home is being " + n.Doing, Remedy: "try again when that is over"}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, hub.Wrap(hub.Unavailable, "hold home", ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// take is hold, and brings to its end what a process that ended left half-way.
+func (h *homes) take(ctx context.Context, id hub.UserID) (release func(), err error) {
+	release, err = h.hold(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.mend(ctx, id); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 func (h *homes) label(spec hub.Spec) string {
@@ -77,23 +107,32 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 	if !keeps(spec) {
 		return mount.Mount{}, func() {}, nil
 	}
-	if spec.UserID == "" || strings.Trim(string(spec.UserID), "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+	if !wellFormed(spec.UserID) {
 		return mount.Mount{}, nil, hub.Errorf(hub.Internal, "open home", "the person's id is malformed")
 	}
-	release, err = h.hold(ctx, spec.UserID)
+	release, err = h.take(ctx, spec.UserID)
 	if err != nil {
 		return mount.Mount{}, nil, err
 	}
-	if h.cfg.HomeKind == homeVolume {
-		m, err = h.openVolume(ctx, spec)
-	} else {
-		m, err = h.openLoop(ctx, spec)
-	}
+	m, err = h.reach(ctx, spec)
 	if err != nil {
 		release()
 		return mount.Mount{}, nil, err
 	}
 	return m, release, nil
+}
+
+// wellFormed tells whether an id can be a part of paths and names.
+func wellFormed(id hub.UserID) bool {
+	return id != "" && strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+}
+
+// reach is open for who holds the home.
+func (h *homes) reach(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
+	if h.cfg.HomeKind == homeVolume {
+		return h.openVolume(ctx, spec)
+	}
+	return h.openLoop(ctx, spec)
 }
 
 // openLoop mounts the image; a home that is another user's is closed again.
@@ -114,15 +153,15 @@ func (h *homes) openLoop(ctx context.Context, spec hub.Spec) (mount.Mount, error
 		}
 		return mount.Mount{}, err
 	}
-	return mount.Mount{Type: mount.TypeBind, Source: point, Target: spec.Home, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}, nil
+	return bindMount(point, spec.Home), nil
 }
 
 // mountLoop mounts the image, after making it at the first start and growing it where the profile
 // grew; a smaller quota leaves it as large as it is, and a home that is mounted already is left alone.
 func (h *homes) mountLoop(ctx context.Context, spec hub.Spec) error {
 	point, img := h.mountPoint(spec.UserID), h.image(spec.UserID)
-	if err := errors.Join(os.MkdirAll(h.mountPoints(), 0o700), os.MkdirAll(point, 0o555)); err != nil { //nolint:gosec // what is beneath a mount is for nobody to write, and no secret
-		return homeFault("make mount point", err)
+	if err := makeMountPoint(point); err != nil {
+		return err
 	}
 	if mounted(point) {
 		return nil
@@ -175,10 +214,18 @@ func (h *homes) prepareImage(ctx context.Context, img string, spec hub.Spec) err
 	return nil
 }
 
-func makeHome(ctx context.Context, img string, size int64, spec hub.Spec) error {
+var errDiskFull = &hub.Error{Kind: hub.Unavailable, Op: "make home", Message: "this machine's disk is full", Remedy: "an administrator must free space"}
+
+// hasRoom tells whether the disk that an image is on can take more.
+func hasRoom(img string) bool {
 	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(img), &st); err == nil && int64(st.Bavail)*st.Bsize < minFree { // far below 2^63
-		return &hub.Error{Kind: hub.Unavailable, Op: "make home", Message: "this machine's disk is full", Remedy: "an administrator must free space"}
+	err := unix.Statfs(filepath.Dir(img), &st)
+	return err != nil || int64(st.Bavail)*st.Bsize >= minFree // far below 2^63
+}
+
+func makeHome(ctx context.Context, img string, size int64, spec hub.Spec) error {
+	if !hasRoom(img) {
+		return errDiskFull
 	}
 	inodes := orElse(spec.Limits.Inodes, max(size/bytesPerInode, 1024))
 	return makeFileSystem(ctx, img, size, inodes, spec.UID, spec.GID)
@@ -207,13 +254,23 @@ func (h *homes) closeHeld(ctx context.Context, id hub.UserID) error {
 	return unmountHome(ctx, h.mountPoint(id))
 }
 
-// tidy closes homes whose container went without the driver's doing.
+// tidy closes homes whose container went without the driver's doing, and mends what the end of another
+// process left half-way.
 func (h *homes) tidy(ctx context.Context) {
+	for _, id := range h.noted() {
+		if release, err := h.take(ctx, id); err == nil {
+			release()
+		} else if hub.KindOf(err) != hub.Unavailable { // it is at work
+			h.cfg.Logger.WarnContext(ctx, "home not mended; tried again later", "user_id", id, "error", err)
+		}
+	}
 	points, err := os.ReadDir(h.mountPoints())
 	if err != nil {
 		return // there is none yet
 	}
 	for _, p := range points {
-		h.close(ctx, hub.UserID(p.Name()))
+		if id := hub.UserID(p.Name()); wellFormed(id) { // else it is an import's
+			h.close(ctx, id)
+		}
 	}
 }

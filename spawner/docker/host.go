@@ -18,8 +18,8 @@ import (
 	"carrel/hub"
 )
 
-// This file holds every operation on the host that needs root's rights: make, check, grow, mount and
-// unmount the image of a home, have it appear in a slot, and set the packet filter. They touch paths of the state directory
+// This file holds every operation on the host that needs root's rights: make, check, grow, look at, replace,
+// mount and unmount the image of a home, have it appear in a slot, and set the packet filter. They touch paths of the state directory
 // only, which no container sees; what is inside a home is never looked at. Beside them the driver
 // writes files of its own in that directory (see writeFile) and asks Docker.
 
@@ -30,6 +30,12 @@ const toolTimeout = 5 * time.Minute
 // runTool runs one of the host's tools with fixed arguments; no shell. It gives what the tool printed
 // with its error.
 func runTool(ctx context.Context, input, name string, args ...string) error {
+	_, err := askTool(ctx, input, name, args...)
+	return err
+}
+
+// askTool is runTool, and gives what the tool printed.
+func askTool(ctx context.Context, input, name string, args ...string) (string, error) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), toolTimeout)
 	defer done()
 	cmd := exec.CommandContext(ctx, name, args...) // names and arguments are this file's
@@ -39,9 +45,9 @@ func runTool(ctx context.Context, input, name string, args ...string) error {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out.Bytes()))
+		return "", fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out.Bytes()))
 	}
-	return nil
+	return out.String(), nil
 }
 
 // homeFault tells a person that their home is not to be had, and the log why.
@@ -83,17 +89,17 @@ func checkFileSystem(ctx context.Context, image string, options ...string) error
 	return homeFault("check home", err)
 }
 
+// describeImage reads what is known of an image that is not mounted: dumpe2fs(8).
+func describeImage(ctx context.Context, image string) (map[string]int64, error) {
+	text, err := askTool(ctx, "", "dumpe2fs", "-h", image)
+	return readSuperblock(text), homeFault("look at home", err)
+}
+
 // growFileSystem makes an image larger. A mark lies beside it meanwhile, so that what a crash left
 // half-way is finished by the next call.
 func growFileSystem(ctx context.Context, image string, size int64) error {
-	mark := image + growing
-	if err := writeFile(mark, nil); err != nil {
+	if err := enlarge(image, size); err != nil {
 		return homeFault("grow home", err)
-	}
-	if info, err := os.Stat(image); err != nil || info.Size() < size {
-		if err := os.Truncate(image, size); err != nil {
-			return homeFault("grow home", err)
-		}
 	}
 	if err := checkFileSystem(ctx, image, "-f"); err != nil {
 		return err
@@ -101,7 +107,35 @@ func growFileSystem(ctx context.Context, image string, size int64) error {
 	if err := runTool(ctx, "", "resize2fs", image); err != nil {
 		return homeFault("grow home", err)
 	}
-	return homeFault("grow home", os.Remove(mark))
+	return homeFault("grow home", os.Remove(image+growing))
+}
+
+// growMounted has a file system grow to its enlarged image while servers have it: the loop device learns
+// that its file has grown, and ext4 grows online.
+func growMounted(ctx context.Context, image string) error {
+	loop := loopOf(image)
+	if loop == "" {
+		return homeFault("grow home", errors.New("no loop device has the image"))
+	}
+	err := runTool(ctx, "", "losetup", "--set-capacity", loop)
+	if err == nil {
+		err = runTool(ctx, "", "resize2fs", loop)
+	}
+	if err == nil {
+		err = os.Remove(image + growing)
+	}
+	return homeFault("grow home", err)
+}
+
+// enlarge makes an image's file so large at least, after the mark that the file system is still to grow.
+func enlarge(image string, size int64) error {
+	if err := writeFile(image+growing, nil); err != nil {
+		return err
+	}
+	if info, err := os.Stat(image); err == nil && info.Size() >= size {
+		return nil
+	}
+	return os.Truncate(image, size)
 }
 
 const growing = ".growing"
@@ -113,6 +147,33 @@ func mountHome(ctx context.Context, source, point string) error {
 		options = "loop," + options
 	}
 	return homeFault("mount home", runTool(ctx, "", "mount", "-t", "ext4", "-o", options, source, point))
+}
+
+// makeMountPoint makes a directory of ours to mount at. What is beneath a mount is for nobody to write.
+func makeMountPoint(point string) error {
+	return homeFault("make mount point", errors.Join(os.MkdirAll(filepath.Dir(point), 0o700), os.MkdirAll(point, 0o555))) //nolint:gosec // it is no secret
+}
+
+// renameSynced puts a file of ours in another's place, durably: what is in it first, then its name.
+func renameSynced(from, to string) error {
+	err := syncPath(from)
+	if err == nil {
+		err = os.Rename(from, to)
+	}
+	if err == nil {
+		err = syncPath(filepath.Dir(to))
+	}
+	return err
+}
+
+// syncPath makes a file or directory of ours durable.
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // opened to sync
+	return f.Sync()
 }
 
 func unmountHome(ctx context.Context, point string) error {

@@ -445,15 +445,20 @@ func (d *Driver) addressesInUse(ctx context.Context) ([]netip.Addr, error) {
 	return used, nil
 }
 
-// homeInUse takes every container's word that it has the home: one that somebody renamed has no
+// homeUsers takes every container's word that it has the home: one that somebody renamed has no
 // authentic labels any more, and has the home all the same.
-func (d *Driver) homeInUse(ctx context.Context, id hub.UserID) (bool, error) {
+func (d *Driver) homeUsers(ctx context.Context, id hub.UserID) ([]container.Summary, error) {
 	ctx, done := context.WithTimeout(ctx, callTimeout)
 	defer done()
 	all, err := d.labelled(ctx)
-	return err != nil || slices.ContainsFunc(all, func(c container.Summary) bool {
-		return c.Labels[labelUserID] == string(id) && c.Labels[labelHome] != "" || c.Labels[labelSlot] != "" && d.slotHasHome(c.Labels[labelSlot], id)
+	return slices.DeleteFunc(all, func(c container.Summary) bool {
+		return (c.Labels[labelUserID] != string(id) || c.Labels[labelHome] == "") && (c.Labels[labelSlot] == "" || !d.slotHasHome(c.Labels[labelSlot], id))
 	}), err
+}
+
+func (d *Driver) homeInUse(ctx context.Context, id hub.UserID) (bool, error) {
+	users, err := d.homeUsers(ctx, id)
+	return err != nil || len(users) > 0, err
 }
 
 // slotHasHome tells whether a slot was claimed for a person; one whose record can't be read counts.

@@ -29,6 +29,9 @@ func (d *Driver) freeze(ctx context.Context, h hub.Handle, frozen bool) error {
 	if err != nil || is == frozen {
 		return err
 	}
+	if !frozen && d.homes.frozenFor(id) {
+		return &hub.Error{Kind: hub.Unavailable, Op: "docker: resume container", Message: "this server stands still while its home is being exported", Remedy: "try again in a while"}
+	}
 	op, change := "resume container", d.api.on(ctx).ContainerUnpause
 	if frozen {
 		op, change = "pause container", d.api.on(ctx).ContainerPause

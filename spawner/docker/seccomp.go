@@ -16,7 +16,7 @@ import (
 // that no notebook needs: each has been a way into the kernel.
 var refused = []string{
 	"add_key", "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "keyctl", "kexec_file_load", "kexec_load",
-	"mount", "mount_setattr", "move_mount", "fsmount", "fsopen", "fsconfig", "fspick", "open_tree", "perf_event_open", "pivot_root",
+	"mount", "mount_setattr", "move_mount", "fsmount", "fsopen", "fsconfig", "fspick", "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root",
 	"process_vm_readv", "process_vm_writev", "ptrace", "request_key", "setns", "umount", "umount2", "unshare", "userfaultfd", "vmsplice",
 }
 

@@ -79,19 +79,44 @@ print(len(open("/home/jovyan/lines.txt").readlines()))`)
 // killHub is a hub that makes a slot, begins to claim it, and is killed.
 func killHub(t *testing.T, cfg Config, step string, spec hub.Spec) {
 	t.Helper()
+	killProcess(t, "TestKillDuringClaim", cfg, spec, killAt+"="+step, killGeneration+"="+strconv.FormatUint(uint64(spec.Generation), 10))
+}
+
+// killProcess runs one of these tests in a process of its own, which kills itself.
+func killProcess(t *testing.T, test string, cfg Config, spec hub.Spec, env ...string) {
+	t.Helper()
 	ctx, done := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer done()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKillDuringClaim$", "-test.v")
-	cmd.Env = append(os.Environ(), killAt+"="+step, killDeployment+"="+cfg.Deployment, killState+"="+cfg.StateDir,
-		killGeneration+"="+strconv.FormatUint(uint64(spec.Generation), 10), "CARREL_TEST_IMAGE="+spec.Image)
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+test+"$", "-test.v")
+	cmd.Env = append(os.Environ(), killDeployment+"="+cfg.Deployment, killState+"="+cfg.StateDir, "CARREL_TEST_IMAGE="+spec.Image)
+	cmd.Env = append(cmd.Env, env...)
 	said, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || ctx.Err() != nil {
-		t.Fatalf("the hub ended with %v: %s", err, said)
+		t.Fatalf("the process ended with %v: %s", err, said)
 	}
 	if status, ok := exit.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-		t.Fatalf("the hub was not killed at %q, but ended with %v: %s", step, err, said)
+		t.Fatalf("the process was not killed with %v, but ended with %v: %s", env, err, said)
 	}
+}
+
+// killed is that process's driver, which kills it at a step of a claim or of work on a home.
+func killed(t *testing.T, step string) *Driver {
+	t.Helper()
+	deployment := os.Getenv(killDeployment)
+	keys, err := hub.NewKeyring(deployment, []byte(strings.Repeat("k", 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := reopen(t, Config{Deployment: deployment, Keyring: keys, StateDir: os.Getenv(killState), HomeKind: os.Getenv(killKind), Subnets: "10.199.0.0/16", Quarantine: 10 * time.Minute, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	d.crash = func(at string) {
+		if at == step {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // it takes a moment
+		}
+	}
+	d.homes.crash = d.crash
+	return d
 }
 
 // claimUntilKilled is that hub.
@@ -101,12 +126,7 @@ func claimUntilKilled(t *testing.T, step string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deployment := os.Getenv(killDeployment)
-	keys, err := hub.NewKeyring(deployment, []byte(strings.Repeat("k", 32)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := reopen(t, Config{Deployment: deployment, Keyring: keys, StateDir: os.Getenv(killState), Subnets: "10.199.0.0/16", Quarantine: 10 * time.Minute, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	d := killed(t, step)
 	spec := testSpec(t, "alice")
 	spec.Generation = hub.Generation(generation)
 	keep(t, d, spec, 1)
@@ -114,12 +134,6 @@ func claimUntilKilled(t *testing.T, step string) {
 		stock, err := d.SlotStock(t.Context())
 		return err == nil && stock.Ready == 1
 	})
-	d.crash = func(at string) {
-		if at == step {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // it takes a moment
-		}
-	}
 	_, err = d.ClaimSlot(t.Context(), spec)
 	t.Fatalf("the claim ended: %v", err)
 }
