@@ -42,6 +42,8 @@ const slotSamples = 8
 
 // slots are those of this process.
 type slots struct {
+	sharing sync.Mutex // of their directory
+
 	mu      sync.Mutex
 	waiting map[string]*slot // by id; who takes one out has it alone
 	busy    map[string]bool  // ids that are being made, claimed or removed
@@ -364,6 +366,8 @@ func (d *Driver) makeSlotDir(id string) error {
 			return homeFault("make slot", err)
 		}
 	}
+	d.slots.sharing.Lock() // two would each find it not shared yet
+	defer d.slots.sharing.Unlock()
 	return shareMounts(d.slotsDir())
 }
 

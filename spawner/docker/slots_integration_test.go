@@ -7,9 +7,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"golang.org/x/sync/errgroup"
 
 	"carrel/hub"
 )
@@ -552,5 +555,24 @@ os.makedirs(site.getusersitepackages() + "/tornado")
 	keep(t, d, spec, 1)
 	if _, err := d.ClaimSlot(t.Context(), spec); hub.KindOf(err) != hub.NotFound {
 		t.Errorf("a safe start from a slot: %v", err)
+	}
+}
+
+// TestSlotsShareOneMount: slots that are made at once share their directory's one mount. A second would hide homes
+// from slots on the first, and keep the directory from being removed.
+func TestSlotsShareOneMount(t *testing.T) {
+	for range 5 {
+		d := newDriver(t)
+		var together errgroup.Group
+		for i := range 8 {
+			together.Go(func() error { return d.makeSlotDir(fmt.Sprintf("%016x", i)) })
+		}
+		if err := together.Wait(); err != nil {
+			t.Error(err)
+		}
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		if n := strings.Count(string(table), " "+d.slotsDir()+" "); err != nil || n != 1 {
+			t.Errorf("%d mounts, %v", n, err)
+		}
 	}
 }
