@@ -35,7 +35,7 @@ profiles:
 	b.open(keeper.notebook("lab"), pythonCard)
 
 	k := busy.newKernel()
-	k.send("while True: pass")
+	k.send(computing)
 	k.conn.Close()
 	stopTab := openTab(t, idle)
 	defer stopTab()
@@ -59,6 +59,9 @@ profiles:
 		time.Sleep(2 * time.Second)
 	}
 }
+
+// computing is a cell that never ends, uses as much of a core as counts, and leaves other tests the rest.
+const computing = "import time\nwhile True: sum(range(100000)); time.sleep(.01)"
 
 // runs tells whether the person's default server is there.
 func (p *person) runs() bool {

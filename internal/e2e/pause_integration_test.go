@@ -198,7 +198,7 @@ profiles:
 	}
 	k, computes := idle.newKernel(), busy.newKernel()
 	k.run("x = 7")
-	computes.send("while True: pass")
+	computes.send(computing)
 	for range 2 {
 		eventually(t, 2*time.Minute, "the idle one is paused", func() bool { return idle.isPaused() })
 		if out := k.run("print(x)"); strings.TrimSpace(out) != "7" {
