@@ -231,10 +231,38 @@ func (d *deployment) checkTools(context.Context) []finding {
 	if len(fs) == 0 {
 		fs = append(fs, ok("tools", "nft, mkfs.ext4, mount"))
 	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil && d.cfg.Spawner.Docker.HomeKind != "volume" {
-		fs = append(fs, finding{"homes", "fail", "there are no loop devices", "load the module loop, or set spawner.docker.home_kind: volume"})
+	return append(fs, d.checkHomes()...)
+}
+
+// checkHomes looks at where homes are to be.
+func (d *deployment) checkHomes() []finding {
+	kind := d.cfg.Spawner.Docker.HomeKind
+	if kind == "bind" {
+		return []finding{checkHomePath(d.cfg.Spawner.Docker.HomePath)}
 	}
-	return fs
+	if _, err := os.Stat("/dev/loop-control"); err != nil && kind != "volume" {
+		return []finding{{"homes", "fail", "there are no loop devices", "load the module loop, or set spawner.docker.home_kind: volume"}}
+	}
+	return nil
+}
+
+// checkHomePath looks at the operator's directory, which may be of a server that is not mounted.
+func checkHomePath(template string) finding {
+	p, err := hub.ParseHomePath(template)
+	if err != nil {
+		message, remedy := hub.Public(err)
+		return finding{"homes", "fail", message, remedy}
+	}
+	var at unix.Stat_t
+	switch err := unix.Stat(p.Base(), &at); {
+	case err != nil:
+		return finding{"homes", "fail", p.Base() + " can't be looked at: " + err.Error(), "mount or make it, or change spawner.docker.home_path"}
+	case at.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return finding{"homes", "fail", p.Base() + " is no directory", "change spawner.docker.home_path"}
+	case at.Uid != 0 || at.Mode&0o022 != 0:
+		return finding{"homes", "warn", "others than root can write in " + p.Base() + ": people's directories are not made there", "make them yourself, or chown root and chmod 755 " + p.Base()}
+	}
+	return ok("homes", p.Base()+", a directory for each person")
 }
 
 func (d *deployment) checkPorts(ctx context.Context) []finding {

@@ -21,8 +21,8 @@ import (
 )
 
 func homeCommand(f *flags) *cobra.Command {
-	cmd := &cobra.Command{Use: "home", Short: "List, export, import and grow people's homes"}
-	cmd.AddCommand(homeListCommand(f), homeExportCommand(f), homeImportCommand(f), homeGrowCommand(f))
+	cmd := &cobra.Command{Use: "home", Short: "List, export, import, grow and move people's homes"}
+	cmd.AddCommand(homeListCommand(f), homeExportCommand(f), homeImportCommand(f), homeGrowCommand(f), homeMoveCommand(f))
 	return cmd
 }
 
@@ -60,7 +60,7 @@ func homeListCommand(f *flags) *cobra.Command {
 				switch out := cmd.OutOrStdout(); {
 				case names:
 					for _, h := range homes {
-						if !h.User.IsZero() {
+						if !h.User.IsZero() && !h.Former {
 							fmt.Fprintln(out, h.User)
 						}
 					}
@@ -104,6 +104,9 @@ func printHomes(out io.Writer, homes []docker.Home, seen map[hub.UserName]time.T
 		var servers []string
 		for _, s := range h.Servers {
 			servers = append(servers, s.Server+" ("+s.State+")")
+		}
+		if h.Former {
+			servers = append(servers, "none: an earlier one, of another kind")
 		}
 		if h.Work != "" {
 			servers = append(servers, "being "+h.Work)
@@ -266,6 +269,65 @@ func homeGrowCommand(f *flags) *cobra.Command {
 			})
 		},
 	}
+}
+
+func homeMoveCommand(f *flags) *cobra.Command {
+	all, keep := false, false
+	cmd := &cobra.Command{
+		Use: "move [NAME]", Short: "Move homes to the kind that spawner.docker.home_kind says", Args: cobra.MaximumNArgs(1),
+		Long: "A home keeps the kind that it was made with when home_kind is changed. This copies it into one of the new kind, compares\n" +
+			"the two, and has the new one count from then on. The old one is removed then, unless it is to be kept or is a\n" +
+			"directory of yours. Homes that a server has are refused.",
+		Example: "  carrel home move alice\n  carrel home move --all --keep",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) == 1) {
+				return &hub.Error{Kind: hub.Invalid, Op: "move home", Field: "NAME", Message: "it is not said whose home is to be moved", Remedy: "give a name, or --all"}
+			}
+			return withHomes(f, func(d *deployment, driver *docker.Driver) error {
+				if !all {
+					return d.moveHome(cmd, driver, args[0], keep)
+				}
+				homes, err := driver.Homes(cmd.Context())
+				if err != nil {
+					return err
+				}
+				for _, h := range homes {
+					if h.Former || h.User.IsZero() {
+						continue
+					}
+					if merr := d.moveHome(cmd, driver, h.User.String(), keep); merr != nil {
+						explain(fmt.Errorf("%s: %w", h.User, merr))
+						err = errTold
+					}
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "move everybody's, and go on after one that can't be moved")
+	cmd.Flags().BoolVar(&keep, "keep", false, "keep the old homes")
+	return cmd
+}
+
+func (d *deployment) moveHome(cmd *cobra.Command, driver *docker.Driver, name string, keep bool) error {
+	b, err := homeOf(cmd.Context(), driver, name)
+	if err != nil {
+		return err
+	}
+	spec, err := d.homeSpec(b, "")
+	if err != nil {
+		return err
+	}
+	moved, err := driver.MoveHome(cmd.Context(), spec, keep)
+	switch {
+	case err != nil:
+		return err
+	case moved:
+		fmt.Fprintf(cmd.OutOrStdout(), "%s's home is moved.\n", b.Name)
+	default:
+		fmt.Fprintf(cmd.OutOrStdout(), "%s's home is of the configured kind already.\n", b.Name)
+	}
+	return nil
 }
 
 // homeSpec is what a home is opened with outside a server: by a profile's owner and size, in the worker's image.

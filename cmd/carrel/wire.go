@@ -54,8 +54,15 @@ func openDeployment(f *flags) (*deployment, error) {
 
 func (d *deployment) driver() (*docker.Driver, error) {
 	c := d.cfg.Spawner.Docker
+	var place hub.HomePath
+	if c.HomePath != "" {
+		var err error
+		if place, err = hub.ParseHomePath(c.HomePath); err != nil {
+			return nil, err
+		}
+	}
 	return docker.New(docker.Config{
-		Host: c.Host, Deployment: d.cfg.Deployment, Keyring: d.keys, StateDir: d.state.docker(), HomeKind: c.HomeKind,
+		Host: c.Host, Deployment: d.cfg.Deployment, Keyring: d.keys, StateDir: d.state.docker(), HomeKind: c.HomeKind, HomePath: place,
 		Subnets: c.Subnets, Upstreams: c.DNS, Quarantine: time.Duration(c.Quarantine), Statics: d.state.statics(), SocketGID: d.cfg.Proxy.UID, Logger: d.logger,
 	})
 }

@@ -145,7 +145,8 @@ type Spawner struct {
 // Docker is about the driver docker.
 type Docker struct {
 	Host       string   `yaml:"host" doc:"Docker's address; empty: DOCKER_HOST or the default socket."`
-	HomeKind   string   `yaml:"home_kind" doc:"Homes as loop (an ext4 image each, with hard caps on bytes and files), volume (a Docker volume, no caps) or auto (loop where carrel runs as root)."`
+	HomeKind   string   `yaml:"home_kind" doc:"Homes as loop (an ext4 image each, with hard caps on bytes and files), volume (a Docker volume, no caps), bind (a directory of yours each, such as of an NFS mount, no caps) or auto (loop where carrel runs as root)."`
+	HomePath   string   `yaml:"home_path" doc:"With home_kind bind: where homes are, such as /srv/homes/{user}; {user} is the person's name, {id} an id that is never another's."`
 	Subnets    string   `yaml:"subnets" doc:"IPv4 pool for the notebooks' networks; each takes a /22."`
 	DNS        []string `yaml:"dns" doc:"Resolvers that notebooks' lookups are forwarded to, as host:port; empty: the host's."`
 	Quarantine Duration `yaml:"address_quarantine" doc:"How long a container's address stays unused after it."`

@@ -113,15 +113,21 @@ func under(path string, dirs ...string) bool {
 // hostOnly are the host's own: whoever sees them, or what they are in, may take the machine over.
 var hostOnly = []string{"/proc", "/sys", "/dev", "/run", "/var/run", "/boot", "/root", "/var/lib/docker", "/var/lib/containerd"}
 
+// private tells whether a path is, is in, or holds what a server must not see.
+func private(path, stateDir string) bool {
+	for _, d := range append([]string{stateDir}, hostOnly...) {
+		if under(path, d) || under(d, path) {
+			return true
+		}
+	}
+	return under("/etc", path)
+}
+
 // validate checks one mount; nothing that a server must not see is in it or around it.
 func (m Mount) validate(k *checks, at, stateDir string, p Profile) {
 	k.that(plainPath(m.Source), at+".source", "the path must be absolute and plain", "write /data/shared")
 	k.that(plainPath(m.Target) && m.Target != "/", at+".target", "the path must be absolute and plain", "write /data/shared")
-	private := append([]string{stateDir}, hostOnly...)
-	bad := under(m.Source, private...) || under("/etc", m.Source) || strings.HasSuffix(m.Source, ".sock")
-	for _, d := range private {
-		bad = bad || under(d, m.Source)
-	}
+	bad := private(m.Source, stateDir) || strings.HasSuffix(m.Source, ".sock")
 	k.that(!bad, at+".source", "this would give the whole machine away", "mount a directory with data only")
 	k.that(!under(m.Target, "/proc", "/sys", "/dev", "/etc/resolv.conf"), at+".target", "a server needs this place for itself", "choose another, such as /data")
 	k.that(p.Home == "none" || !under(p.Home, m.Target), at+".target", "the home is here", "choose another place, such as /data, or one in the home")

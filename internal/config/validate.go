@@ -164,13 +164,29 @@ func (c *Config) validateSpawner(k *checks) {
 	k.that(s.StartTimeout > 0, "spawner.start_timeout", "no server starts in no time", "give something like 2m")
 	k.that(s.SweepMaxPercent <= 100, "spawner.sweep_max_percent", "a share is at most 100", "give 0 to 100")
 	k.that(s.ReconcileEvery >= Duration(time.Second), "spawner.reconcile_every", "this is too often", "give something like 30s")
-	k.oneOf(s.Docker.HomeKind, "spawner.docker.home_kind", "kind of home", "auto", "loop", "volume")
+	k.oneOf(s.Docker.HomeKind, "spawner.docker.home_kind", "kind of home", "auto", "loop", "volume", "bind")
+	s.Docker.validateHomePath(k, c.StateDir)
 	pool, err := netip.ParsePrefix(s.Docker.Subnets)
 	k.that(err == nil && pool.Addr().Is4() && pool.Bits() <= 21, "spawner.docker.subnets", "this is no IPv4 network with room for two of /22", "give a private one that nothing else uses, such as 10.201.0.0/16")
 	for i, a := range s.Docker.DNS {
 		_, err := netip.ParseAddrPort(a)
 		k.that(err == nil, fmt.Sprintf("spawner.docker.dns[%d]", i), "this is no address of a resolver", "write 192.0.2.53:53")
 	}
+}
+
+// validateHomePath keeps people's directories to one that is nothing else's.
+func (d Docker) validateHomePath(k *checks, stateDir string) {
+	const at = "spawner.docker.home_path"
+	if d.HomeKind != "bind" {
+		k.that(d.HomePath == "", at, "homes of this home_kind are not there", "set home_kind: bind, or leave this out")
+		return
+	}
+	p, err := hub.ParseHomePath(d.HomePath)
+	if message, remedy := hub.Public(err); err != nil {
+		k.that(false, at, message, remedy)
+		return
+	}
+	k.that(!private(p.Base(), stateDir), at, "this would give the whole machine away", "give a directory that holds homes only, as /srv/homes/{user}")
 }
 
 // validateDemo keeps the demo provider to this machine: its people's names are known to everyone.

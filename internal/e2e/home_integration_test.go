@@ -164,4 +164,29 @@ func TestHomeCommands(t *testing.T) {
 	if out := alice.newKernel().run("print(open('mine.txt').read())"); out != "first" {
 		t.Errorf("alice finds %q", out)
 	}
+
+	config, err := os.ReadFile(d.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.config, []byte(strings.Replace(string(config), "spawner:\n", "spawner:\n  docker:\n    home_kind: volume\n", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("a server with this home is there", "move", "alice")
+	refused("not said whose", "move")
+	alice.stop()
+	if out, code := run("move", "--all"); code != 0 || out != "alice's home is moved.\n" {
+		t.Fatalf("move: exit code %d\n%s", code, out)
+	}
+	if out, code := run("move", "alice"); code != 0 || !strings.Contains(out, "already") {
+		t.Errorf("a second move: exit code %d\n%s", code, out)
+	}
+	refused("only the kind loop can grow", "grow", "alice", "1TiB")
+	if out, code := run("list"); code != 0 || !regexp.MustCompile(`(?m)^alice +\S+ +volume `).MatchString(out) || strings.Contains(out, "loop") {
+		t.Errorf("list: exit code %d\n%s", code, out)
+	}
+	alice.start("") // by the hub that runs, whose configuration is the one from before
+	if out := alice.newKernel().run("print(open('mine.txt').read())"); out != "first" {
+		t.Errorf("in the moved home alice finds %q", out)
+	}
 }

@@ -76,3 +76,21 @@ func writeFile(path string, data []byte) error {
 	}
 	return syncPath(dir)
 }
+
+// writeNew is writeFile for a file that must not be there yet; fs.ErrExist where it is.
+func writeNew(ctx context.Context, path string, data []byte) error {
+	whole := path + ".new"
+	unlock, err := lockFile(ctx, filepath.Join(filepath.Dir(path), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := writeFile(whole, data); err != nil {
+		return err
+	}
+	defer os.Remove(whole) // it has another name, or is not wanted
+	if err := os.Link(whole, path); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(path))
+}

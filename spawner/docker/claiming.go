@@ -156,6 +156,11 @@ func (d *Driver) ClaimSlot(ctx context.Context, spec hub.Spec) (hub.Handle, erro
 	if spec.SafeStart {
 		return hub.Handle{}, errNoSlot
 	}
+	if keeps(spec) { // a home that is a volume does not appear in what runs already
+		if kind, err := d.homes.kindOf(ctx, spec.UserID); err != nil || kind == homeVolume {
+			return hub.Handle{}, errNoSlot
+		}
+	}
 	img, err := d.facts(ctx, spec.Image)
 	if isNotFound(err) { // a cold start fetches it, and tells how far it is
 		return hub.Handle{}, errNoSlot

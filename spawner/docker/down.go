@@ -50,7 +50,8 @@ func (d *Driver) Down(ctx context.Context, withHomes bool) error {
 	return errors.Join(errs...)
 }
 
-// removeHomes removes volumes, and images but for those that can't be unmounted.
+// removeHomes removes volumes, and images but for those that can't be unmounted. Directories of the
+// operator's stay, and are nobody's again.
 func (d *Driver) removeHomes(ctx context.Context) error {
 	vols, err := d.api.on(ctx).VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+d.cfg.Deployment))})
 	errs := []error{fail("list homes", err)}
@@ -78,7 +79,7 @@ func (d *Driver) removeHomes(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	if !stuck { // else the image of a home that is mounted would be torn from under it
-		for _, dir := range []string{"homes", "bindings"} {
+		for _, dir := range []string{"homes", "bindings", "directories"} {
 			errs = append(errs, os.RemoveAll(filepath.Join(d.cfg.StateDir, dir)))
 		}
 	}

@@ -32,7 +32,8 @@ type Config struct {
 	Deployment string // part of every name; 1 to 32 of a-z, 0-9 and -
 	Keyring    *hub.Keyring
 	StateDir   string        // absolute, on this host, reached by nobody else
-	HomeKind   string        // "loop", "volume", or "auto": loop where this process is root
+	HomeKind   string        // "loop", "volume", "bind", or "auto": loop where this process is root
+	HomePath   hub.HomePath  // where homes of the kind bind are
 	Subnets    string        // IPv4 pool of the networks, as "10.201.0.0/16"
 	Upstreams  []string      // resolvers that names are asked of, as "host:port"; empty: the host's
 	Statics    string        // where images' static files are kept (see package statics), read by proxies; "": nowhere
@@ -76,8 +77,12 @@ func New(cfg Config) (*Driver, error) {
 			cfg.HomeKind = homeLoop
 		}
 	case homeLoop, homeVolume:
+	case homeBind:
+		if cfg.HomePath.IsZero() || os.Geteuid() != 0 {
+			return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker driver", Field: "spawner.docker.home_kind", Message: "homes of the kind bind take a home_path, and root's rights", Remedy: "give home_path something like /srv/homes/{user}, and run carrel as root; or use volume"}
+		}
 	default:
-		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker driver", Field: "spawner.docker.home_kind", Message: "there is no such kind of home", Remedy: "use auto, loop or volume"}
+		return nil, &hub.Error{Kind: hub.Invalid, Op: "make docker driver", Field: "spawner.docker.home_kind", Message: "there is no such kind of home", Remedy: "use auto, loop, volume or bind"}
 	}
 	api, err := newEngine(cfg.Host)
 	if err != nil {

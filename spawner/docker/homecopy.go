@@ -26,12 +26,13 @@ func (d *Driver) ExportHome(ctx context.Context, id hub.UserID, image string, ou
 }
 
 func (h *homes) export(ctx context.Context, id hub.UserID, image string, out io.Writer, pause bool) (err error) {
-	release, err := h.take(ctx, id)
+	release, err := h.take(ctx, id, image)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if exists, err := h.exists(ctx, id); err != nil || !exists {
+	kind, exists, err := h.exists(ctx, id)
+	if err != nil || !exists {
 		return orNoHome(err)
 	}
 	n := homeNote{Doing: "exported", Step: stepRead, Image: image}
@@ -45,12 +46,12 @@ func (h *homes) export(ctx context.Context, id hub.UserID, image string, out io.
 	if err := h.freeze(ctx, n.Paused); err != nil {
 		return err
 	}
-	m, err := h.look(ctx, id, image)
+	m, err := h.look(ctx, id, image, kind)
 	if err != nil {
 		return err
 	}
 	m.ReadOnly = true
-	if err := h.work(ctx, id, homework{image: image, args: []string{"pack"}, home: m, user: packingUser, caps: packingCaps, out: out}); err != nil {
+	if err := h.work(ctx, id, h.packer(id, kind, homework{image: image, args: []string{"pack"}, home: m, out: out})); err != nil {
 		return err
 	}
 	return h.stillFrozen(ctx, id, n.Paused)
@@ -80,26 +81,13 @@ func (h *homes) endWork(ctx context.Context, id hub.UserID, n homeNote) error {
 	return err
 }
 
-// exists tells whether there is a home already.
-func (h *homes) exists(ctx context.Context, id hub.UserID) (bool, error) {
-	if h.cfg.HomeKind == homeLoop {
-		_, err := os.Lstat(h.image(id))
-		if errors.Is(err, os.ErrNotExist) {
-			return false, nil
-		}
-		return err == nil, homeFault("find home", err)
-	}
-	_, err := h.api.on(ctx).VolumeInspect(ctx, h.volume(id))
-	if isNotFound(err) {
-		return false, nil
-	}
-	return err == nil, fail("find home", err)
-}
-
 // look gives a home that is there as it is, whosever it is.
-func (h *homes) look(ctx context.Context, id hub.UserID, image string) (mount.Mount, error) {
-	if h.cfg.HomeKind == homeVolume {
+func (h *homes) look(ctx context.Context, id hub.UserID, image, kind string) (mount.Mount, error) {
+	switch kind {
+	case homeVolume:
 		return mount.Mount{Type: mount.TypeVolume, Source: h.volume(id), VolumeOptions: &mount.VolumeOptions{NoCopy: true}}, nil
+	case homeBind:
+		return h.lookBind(id)
 	}
 	if err := h.mountLoop(ctx, hub.Spec{UserID: id, Image: image, Limits: hub.Limits{Disk: 1}}); err != nil {
 		return mount.Mount{}, err
@@ -205,12 +193,12 @@ func (h *homes) importTar(ctx context.Context, spec hub.Spec, in io.Reader, how 
 	if !wellFormed(id) {
 		return hub.Errorf(hub.Internal, "import home", "the person's id is malformed")
 	}
-	release, err := h.take(ctx, id)
+	release, err := h.take(ctx, id, spec.Image)
 	if err != nil {
 		return err
 	}
 	defer release()
-	exists, err := h.exists(ctx, id)
+	kind, exists, err := h.exists(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -218,13 +206,21 @@ func (h *homes) importTar(ctx context.Context, spec hub.Spec, in io.Reader, how 
 	case err != nil:
 		return err
 	case used:
-		return &hub.Error{Kind: hub.Conflict, Op: "docker: import home", Message: "a server with this home is there", Remedy: "stop it first"}
+		return orInUse(nil, "docker: import home")
 	case exists && how == ImportNew:
 		return &hub.Error{Kind: hub.Conflict, Op: "docker: import home", Message: "this person has a home already", Remedy: "use --replace to put the archive in its place, or --merge to add it"}
-	case h.cfg.HomeKind == homeLoop && how != ImportMerge:
+	case kind == homeLoop && how != ImportMerge:
 		return h.importFresh(ctx, spec, in)
 	}
-	return h.importInto(ctx, spec, in, how)
+	return h.importInto(ctx, spec, kind, in, how)
+}
+
+// floorOf is how many bytes the worker leaves free for others: with caps there are no others.
+func floorOf(kind string) string {
+	if kind == homeLoop {
+		return "0"
+	}
+	return strconv.Itoa(minFree)
 }
 
 func owner(uid, gid int) string { return strconv.Itoa(uid) + ":" + strconv.Itoa(gid) }
@@ -246,13 +242,7 @@ func (h *homes) importFresh(ctx context.Context, spec hub.Spec, in io.Reader) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, h.endWork(ctx, id, n)) }()
-	if err := makeHome(ctx, h.freshImage(id), orElse(spec.Limits.Disk, defaultDisk), spec); err != nil {
-		return err
-	}
-	if err := makeMountPoint(point); err != nil {
-		return err
-	}
-	if err := mountHome(ctx, h.freshImage(id), point); err != nil {
+	if err := h.openFresh(ctx, spec); err != nil {
 		return err
 	}
 	h.at("mounted")
@@ -261,17 +251,34 @@ func (h *homes) importFresh(ctx context.Context, spec hub.Spec, in io.Reader) (e
 		return err
 	}
 	h.at("unpacked")
-	if err := unmountHome(ctx, point); err != nil {
-		return err
-	}
-	if loop := awaitDetached(ctx, h.freshImage(id)); loop != "" {
-		return hub.Errorf(hub.Unavailable, "docker: import home", "the new home stays attached at %s", loop)
-	}
-	if err := checkFileSystem(ctx, h.freshImage(id), "-f"); err != nil {
+	if err := h.closeFresh(ctx, id); err != nil {
 		return err
 	}
 	h.at("checked")
-	return homeFault("replace home", renameSynced(h.freshImage(id), img))
+	return errors.Join(homeFault("replace home", renameSynced(h.freshImage(id), img)), h.recordKind(id, homeLoop))
+}
+
+// openFresh makes and mounts a new image beside the one that counts.
+func (h *homes) openFresh(ctx context.Context, spec hub.Spec) error {
+	img, point := h.freshImage(spec.UserID), h.freshPoint(spec.UserID)
+	if err := makeHome(ctx, img, orElse(spec.Limits.Disk, defaultDisk), spec); err != nil {
+		return err
+	}
+	if err := makeMountPoint(point); err != nil {
+		return err
+	}
+	return mountHome(ctx, img, point)
+}
+
+// closeFresh unmounts the new image, and checks it.
+func (h *homes) closeFresh(ctx context.Context, id hub.UserID) error {
+	if err := unmountHome(ctx, h.freshPoint(id)); err != nil {
+		return err
+	}
+	if loop := awaitDetached(ctx, h.freshImage(id)); loop != "" {
+		return hub.Errorf(hub.Unavailable, "docker: close new home", "it stays attached at %s", loop)
+	}
+	return checkFileSystem(ctx, h.freshImage(id), "-f")
 }
 
 func (h *homes) freshImage(id hub.UserID) string { return h.image(id) + ".import" }
@@ -297,7 +304,7 @@ func (h *homes) dropFresh(ctx context.Context, id hub.UserID) error {
 }
 
 // importInto unpacks in a corner of the home, and then puts all in its place.
-func (h *homes) importInto(ctx context.Context, spec hub.Spec, in io.Reader, how string) (err error) {
+func (h *homes) importInto(ctx context.Context, spec hub.Spec, kind string, in io.Reader, how string) (err error) {
 	id := spec.UserID
 	m, err := h.reach(ctx, spec)
 	if err != nil {
@@ -311,11 +318,7 @@ func (h *homes) importInto(ctx context.Context, spec hub.Spec, in io.Reader, how
 		return err
 	}
 	defer func() { err = errors.Join(err, h.endWork(ctx, id, n)) }()
-	floor := 0
-	if h.cfg.HomeKind != homeLoop {
-		floor = minFree
-	}
-	w := homework{image: spec.Image, args: []string{"unpack", "corner", strconv.Itoa(floor)}, home: m, user: owner(spec.UID, spec.GID), in: in}
+	w := homework{image: spec.Image, args: []string{"unpack", "corner", floorOf(kind)}, home: m, user: owner(spec.UID, spec.GID), in: in}
 	if err := h.work(ctx, id, w); err != nil {
 		return err
 	}

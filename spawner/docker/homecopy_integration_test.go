@@ -77,6 +77,16 @@ look(b".")
 print(json.dumps(rows, indent=0))
 `
 
+// driverOf is a driver with homes of a kind.
+func driverOf(t *testing.T, kind string) *Driver {
+	t.Helper()
+	if kind == homeBind {
+		d, _ := newBindDriver(t, "{user}")
+		return d
+	}
+	return newDriver(t, func(c *Config) { c.HomeKind = kind })
+}
+
 func export(t *testing.T, d *Driver, spec hub.Spec, pause bool) []byte {
 	t.Helper()
 	var archive bytes.Buffer
@@ -90,9 +100,12 @@ func export(t *testing.T, d *Driver, spec hub.Spec, pause bool) []byte {
 func destroy(t *testing.T, d *Driver, spec hub.Spec) {
 	t.Helper()
 	var err error
-	if d.cfg.HomeKind == homeVolume {
+	switch d.cfg.HomeKind {
+	case homeVolume:
 		err = d.api.on(t.Context()).VolumeRemove(t.Context(), d.homes.volume(spec.UserID), false)
-	} else {
+	case homeBind:
+		err = os.RemoveAll(d.homes.directoryOf(spec.Key.User, spec.UserID).path())
+	default:
 		err = os.Remove(d.homes.image(spec.UserID))
 	}
 	if err != nil {
@@ -102,9 +115,9 @@ func destroy(t *testing.T, d *Driver, spec hub.Spec) {
 
 // TestRestoreDrill: a home with odd files goes out, is destroyed, comes back, and everything is as it was.
 func TestRestoreDrill(t *testing.T) {
-	for _, kind := range []string{homeLoop, homeVolume} {
+	for _, kind := range []string{homeLoop, homeVolume, homeBind} {
 		t.Run(kind, func(t *testing.T) {
-			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
+			d := driverOf(t, kind)
 			spec := idle(t, "alice")
 			if err := d.ExportHome(t.Context(), spec.UserID, spec.Image, io.Discard, false); hub.KindOf(err) != hub.NotFound {
 				t.Errorf("export of no home: %v", err)
@@ -156,7 +169,7 @@ func checkSettled(t *testing.T, d *Driver, spec hub.Spec) {
 	if len(mountsOf(t, d)) > 0 {
 		t.Errorf("mounted: %v", mountsOf(t, d))
 	}
-	if _, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.homes.workerName(spec.UserID)); !isNotFound(err) {
+	if _, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.homes.workerName(spec.UserID, false)); !isNotFound(err) {
 		t.Errorf("the home's worker is left: %v", err)
 	}
 }

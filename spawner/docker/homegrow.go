@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/docker/go-units"
@@ -22,20 +21,24 @@ func (d *Driver) GrowHome(ctx context.Context, id hub.UserID, size int64) (now b
 
 func (h *homes) grow(ctx context.Context, id hub.UserID, size int64) (now bool, err error) {
 	const op = "docker: grow home"
-	if h.cfg.HomeKind != homeLoop {
-		return false, &hub.Error{
-			Kind: hub.Invalid, Op: op, Message: "homes of the kind " + h.cfg.HomeKind + " have no size of their own", Remedy: "only the kind loop can grow; a home here is as large as what it is on",
-		}
-	}
-	release, err := h.take(ctx, id)
+	release, err := h.take(ctx, id, "")
 	if err != nil {
 		return false, err
 	}
 	defer release()
+	kind, exists, err := h.exists(ctx, id)
+	switch {
+	case err != nil:
+		return false, err
+	case kind != homeLoop:
+		return false, &hub.Error{
+			Kind: hub.Invalid, Op: op, Message: "homes of the kind " + kind + " have no size of their own", Remedy: "only the kind loop can grow; a home here is as large as what it is on",
+		}
+	case !exists:
+		return false, orNoHome(nil)
+	}
 	info, err := os.Stat(h.image(id))
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return false, orNoHome(nil)
 	case err != nil:
 		return false, homeFault("find home", err)
 	case size < info.Size():

@@ -194,7 +194,7 @@ func TestWorkerIsWalled(t *testing.T) {
 	h, _ := start(t, d, spec)
 	stop(t, d, h)
 	in := &onFirstRead{Reader: bytes.NewReader(archiveOf(t, file("x", "1"))), do: func() {
-		c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.homes.workerName(spec.UserID))
+		c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.homes.workerName(spec.UserID, false))
 		if err != nil {
 			t.Error(err)
 			return

@@ -144,3 +144,22 @@ func TestKillDuringExport(t *testing.T) {
 	stop(t, d, h)
 	checkSettled(t, d, spec)
 }
+
+// TestMendInAnotherImage: what was cut off is brought to an end although the image that it was begun in is gone,
+// as after an upgrade.
+func TestMendInAnotherImage(t *testing.T) {
+	d := newDriver(t)
+	spec := idle(t, "alice")
+	if err := d.ImportHome(t.Context(), spec, bytes.NewReader(archiveOf(t, file("old", "old"))), ImportNew); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.homes.writeNote(spec.UserID, homeNote{Doing: "imported", Step: stepUnpack, Image: "carrel/gone:1", UID: 1000, GID: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	h, _ := start(t, d, spec)
+	if out, _ := run(t, d, h, "cat", "/home/jovyan/old"); out != "old" {
+		t.Errorf("the home has %q", out)
+	}
+	stop(t, d, h)
+	checkSettled(t, d, spec)
+}

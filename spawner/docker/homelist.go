@@ -33,6 +33,7 @@ type Home struct {
 	Servers    []HomeServer `json:"servers"`          // that have it
 	Written    time.Time    `json:"written,omitzero"` // last; zero: not known
 	Work       string       `json:"work,omitempty"`   // what is being done to it, or was when that was cut off
+	Former     bool         `json:"former,omitempty"` // the person has another one by now, of another kind
 }
 
 // HomeServer is a server with a home.
@@ -64,6 +65,14 @@ func (d *Driver) Homes(ctx context.Context) ([]Home, error) {
 	for i := range list {
 		h := &list[i]
 		h.User = names[h.ID]
+		kind, err := d.homes.kindOf(ctx, h.ID)
+		if err != nil {
+			return nil, err
+		}
+		if h.Former = h.Kind != kind; h.Former {
+			h.Servers = []HomeServer{}
+			continue
+		}
 		h.Servers = d.serversOf(users[h.ID])
 		if n, err := d.homes.readNote(h.ID); err == nil {
 			h.Work = n.Doing
@@ -130,6 +139,13 @@ func (h *homes) list(ctx context.Context) ([]Home, error) {
 		if id := hub.UserID(strings.TrimSuffix(filepath.Base(img), ".img")); wellFormed(id) {
 			list = append(list, h.describeLoop(ctx, id))
 		}
+	}
+	dirs, err := h.directories()
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range dirs {
+		list = append(list, Home{ID: x.ID, Kind: homeBind, Place: x.path(), Size: -1, Used: -1, Inodes: -1, InodesUsed: -1})
 	}
 	vols, err := h.api.on(ctx).VolumeList(ctx, volume.ListOptions{Filters: filters.NewArgs(filters.Arg("label", labelDeployment+"="+h.cfg.Deployment))})
 	if err != nil {

@@ -27,15 +27,22 @@ type homeNote struct {
 	UID    int      `json:"uid"`
 	GID    int      `json:"gid"`
 	Paused []string `json:"paused,omitempty"` // containers frozen for it
+
+	// Of a move:
+	From string       `json:"from,omitempty"`
+	To   string       `json:"to,omitempty"`
+	Keep bool         `json:"keep,omitempty"` // the old home stays
+	User hub.UserName `json:"user,omitzero"`
 }
 
-// The steps. What is cut off in the first three leaves the home as it was; from the last on, the import is
-// brought to its end.
+// The steps. What is cut off in the first three leaves the home as it was; an import that is to settle is
+// brought to its end, and a move by which of the homes counts by then.
 const (
 	stepRead   = "read"   // nothing is changed
 	stepFresh  = "fresh"  // a new image is filled beside the old one
 	stepUnpack = "unpack" // an archive is unpacked in a corner of the home
 	stepSettle = "settle" // and put in its place
+	stepMove   = "move"   // a home of another kind is filled beside this one, or has taken its place
 )
 
 func (h *homes) notePath(id hub.UserID) string {
@@ -71,10 +78,15 @@ func (h *homes) noted() (ids []hub.UserID) {
 }
 
 // mend ends what a process that is no more was doing to a home; the caller holds it.
-func (h *homes) mend(ctx context.Context, id hub.UserID) error {
+func (h *homes) mend(ctx context.Context, id hub.UserID, image string) error {
 	n, err := h.readNote(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if err == nil && image != "" {
+		if _, ierr := h.api.on(ctx).ImageInspect(ctx, n.Image); isNotFound(ierr) {
+			n.Image = image
+		}
 	}
 	if err == nil {
 		err = h.undo(ctx, id, n)
@@ -94,7 +106,7 @@ func (h *homes) mend(ctx context.Context, id hub.UserID) error {
 
 // undo is told by the note what to do; it can be cut off and begun again.
 func (h *homes) undo(ctx context.Context, id hub.UserID, n homeNote) error {
-	if err := h.removeWorker(ctx, id); err != nil {
+	if err := errors.Join(h.removeWorker(ctx, h.workerName(id, false)), h.removeWorker(ctx, h.workerName(id, true))); err != nil {
 		return err
 	}
 	switch n.Step {
@@ -102,6 +114,8 @@ func (h *homes) undo(ctx context.Context, id hub.UserID, n homeNote) error {
 		return h.thaw(ctx, n.Paused)
 	case stepFresh:
 		return h.dropFresh(ctx, id)
+	case stepMove:
+		return h.endMove(ctx, id, n)
 	case stepUnpack, stepSettle:
 		spec := hub.Spec{UserID: id, Image: n.Image, UID: n.UID, GID: n.GID, Home: "/" + keeperMount, Limits: hub.Limits{Disk: 1}} // as large as it is
 		m, err := h.reach(ctx, spec)

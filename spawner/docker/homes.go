@@ -16,12 +16,13 @@ import (
 	"carrel/hub"
 )
 
-// The kinds of home: an ext4 image of its own per person, with hard caps on bytes and files; or a
-// Docker volume, without. Beside them is hub.HomeTmpfs, a home in the server's memory, of which nothing
-// is to be opened or closed.
+// The kinds of home: an ext4 image of its own per person, with hard caps on bytes and files; a Docker
+// volume, or a directory of the operator's, without. Beside them is hub.HomeTmpfs, a home in the server's
+// memory, of which nothing is to be opened or closed.
 const (
 	homeLoop   = "loop"
 	homeVolume = "volume"
+	homeBind   = "bind"
 )
 
 const (
@@ -63,13 +64,14 @@ func (h *homes) hold(ctx context.Context, id hub.UserID) (release func(), err er
 	}
 }
 
-// take is hold, and brings to its end what a process that ended left half-way.
-func (h *homes) take(ctx context.Context, id hub.UserID) (release func(), err error) {
+// take is hold, and brings to its end what a process that ended left half-way; in an image of the
+// caller's, where the one that it was begun in is gone.
+func (h *homes) take(ctx context.Context, id hub.UserID, image string) (release func(), err error) {
 	release, err = h.hold(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if err := h.mend(ctx, id); err != nil {
+	if err := h.mend(ctx, id, image); err != nil {
 		release()
 		return nil, err
 	}
@@ -82,6 +84,9 @@ func (h *homes) label(spec hub.Spec) string {
 		return ""
 	case spec.HomeKind == hub.HomeTmpfs:
 		return string(hub.HomeTmpfs)
+	}
+	if kind, err := h.recordedKind(spec.UserID); err == nil && kind != "" {
+		return kind
 	}
 	return h.cfg.HomeKind
 }
@@ -110,7 +115,7 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 	if !wellFormed(spec.UserID) {
 		return mount.Mount{}, nil, hub.Errorf(hub.Internal, "open home", "the person's id is malformed")
 	}
-	release, err = h.take(ctx, spec.UserID)
+	release, err = h.take(ctx, spec.UserID, spec.Image)
 	if err != nil {
 		return mount.Mount{}, nil, err
 	}
@@ -129,18 +134,36 @@ func wellFormed(id hub.UserID) bool {
 
 // reach is open for who holds the home.
 func (h *homes) reach(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
-	if h.cfg.HomeKind == homeVolume {
-		return h.openVolume(ctx, spec)
+	kind, err := h.kindOf(ctx, spec.UserID)
+	if err != nil {
+		return mount.Mount{}, err
 	}
-	return h.openLoop(ctx, spec)
+	var m mount.Mount
+	switch kind {
+	case homeVolume:
+		m, err = h.openVolume(ctx, spec)
+	case homeBind:
+		m, err = h.openBind(ctx, spec)
+	default:
+		m, err = h.openLoop(ctx, spec)
+	}
+	if err == nil {
+		err = h.keepKind(spec.UserID, kind)
+	}
+	return m, err
 }
 
-// openLoop mounts the image; a home that is another user's is closed again.
+// openLoop mounts the image.
 func (h *homes) openLoop(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
-	point := h.mountPoint(spec.UserID)
 	if err := h.mountLoop(ctx, spec); err != nil {
 		return mount.Mount{}, err
 	}
+	return h.ownMount(ctx, spec)
+}
+
+// ownMount gives a home that is mounted at its place; one that is another user's is closed again.
+func (h *homes) ownMount(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
+	point := h.mountPoint(spec.UserID)
 	owner, err := ownerOf(point)
 	if err == nil {
 		err = sameOwner(spec, owner)
@@ -233,7 +256,7 @@ func makeHome(ctx context.Context, img string, size int64, spec hub.Spec) error 
 
 // close unmounts a person's home when none of their servers has it any more.
 func (h *homes) close(ctx context.Context, id hub.UserID) {
-	if h.cfg.HomeKind != homeLoop || id == "" || !mounted(h.mountPoint(id)) {
+	if id == "" || !mounted(h.mountPoint(id)) {
 		return
 	}
 	release, err := h.hold(ctx, id)
@@ -258,7 +281,7 @@ func (h *homes) closeHeld(ctx context.Context, id hub.UserID) error {
 // process left half-way.
 func (h *homes) tidy(ctx context.Context) {
 	for _, id := range h.noted() {
-		if release, err := h.take(ctx, id); err == nil {
+		if release, err := h.take(ctx, id, ""); err == nil {
 			release()
 		} else if hub.KindOf(err) != hub.Unavailable { // it is at work
 			h.cfg.Logger.WarnContext(ctx, "home not mended; tried again later", "user_id", id, "error", err)

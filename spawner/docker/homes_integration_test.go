@@ -202,6 +202,7 @@ func TestUncleanHome(t *testing.T) {
 		t.Errorf("the note reads %q", note)
 	}
 	stop(t, d, h)
+	eventually(t, "the loop device has gone", func() bool { return loopOf(image) == "" }) // the last to leave writes that
 	if s := superblock(t, image); strings.Contains(s, "needs_recovery") || strings.Contains(s, "with errors") {
 		t.Errorf("the home was not checked: %s", s)
 	}

@@ -40,6 +40,8 @@ type homework struct {
 	caps  []string // that it has
 	in    io.Reader
 	out   io.Writer // nil: what it prints is dropped
+
+	second bool // beside another of the same home
 }
 
 // The worker's users: it packs as one who may read everything, and does all else as the home's owner.
@@ -47,13 +49,20 @@ const packingUser = "0:0"
 
 var packingCaps = []string{"DAC_READ_SEARCH"}
 
-func (h *homes) workerName(id hub.UserID) string {
-	return "carrel-" + h.cfg.Deployment + "-homework-" + string(id)
+func (h *homes) workerName(id hub.UserID, second bool) string {
+	name := "carrel-" + h.cfg.Deployment + "-homework-" + string(id)
+	if second {
+		name += "-2"
+	}
+	return name
 }
 
 // work runs the worker to its end. The home is held meanwhile, and noted (see note).
 func (h *homes) work(ctx context.Context, id hub.UserID, w homework) (err error) {
-	name := h.workerName(id)
+	name := h.workerName(id, w.second)
+	if err := h.removeWorker(ctx, name); err != nil { // of a process that ended
+		return err
+	}
 	made, err := h.makeWorker(ctx, name, w)
 	if err != nil {
 		return err
@@ -61,7 +70,7 @@ func (h *homes) work(ctx context.Context, id hub.UserID, w homework) (err error)
 	defer func() {
 		clean, done := context.WithTimeout(context.WithoutCancel(ctx), keeperTimeout)
 		defer done()
-		err = errors.Join(err, h.removeWorker(clean, id))
+		err = errors.Join(err, h.removeWorker(clean, name))
 	}()
 	talk, err := h.api.on(ctx).ContainerAttach(ctx, made, container.AttachOptions{Stream: true, Stdin: w.in != nil, Stdout: true, Stderr: true})
 	if err != nil {
@@ -113,7 +122,7 @@ func (h *homes) work(ctx context.Context, id hub.UserID, w homework) (err error)
 	}
 }
 
-// makeWorker creates the worker's container, after an earlier one was removed.
+// makeWorker creates the worker's container.
 func (h *homes) makeWorker(ctx context.Context, name string, w homework) (id string, err error) {
 	profile, err := seccompProfile()
 	if err != nil {
@@ -147,8 +156,7 @@ func (h *homes) makeWorker(ctx context.Context, name string, w homework) (id str
 }
 
 // removeWorker removes a home's worker, if it is there and ours, and waits until it has let the home go.
-func (h *homes) removeWorker(ctx context.Context, id hub.UserID) error {
-	name := h.workerName(id)
+func (h *homes) removeWorker(ctx context.Context, name string) error {
 	c, err := h.api.on(ctx).ContainerInspect(ctx, name)
 	if isNotFound(err) || err == nil && !h.cfg.Keyring.CheckLabelMAC(c.Config.Labels[labelMAC], "homework", name) {
 		return nil

@@ -4,6 +4,8 @@ It is run as `python3 -I -c PROGRAM COMMAND ...`. Whatever is in the home, and i
 else's: no path is followed, every name is taken below a directory that was opened.
 """
 
+import errno
+import hashlib
 import os
 import stat
 import subprocess
@@ -18,6 +20,7 @@ TAR = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=user.*"]
 HARMLESS = [b": Removing leading `", b" extended attribute for file "]
 DEEPEST = 1000  # directories within each other; a path of twice as many has no name that can be opened
 FEWEST = 1000  # files that are left to others
+CHUNK = 1 << 16
 
 
 def is_directory(name, at):
@@ -253,6 +256,99 @@ def drop():
     os.close(home)
 
 
+def digest():
+    """Prints a sum over all that an archive keeps of a home, the bytes that it takes, the number of its files, and its owners."""
+    total, taken, count, first = hashlib.sha256(), 0, 0, {}
+
+    def add(*parts):
+        for part in parts:
+            raw = part if isinstance(part, bytes) else str(part).encode()
+            total.update(len(raw).to_bytes(8, "big") + raw)
+
+    def attributes(name, at, kind):
+        if kind not in (stat.S_IFREG, stat.S_IFDIR):
+            return
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        try:
+            for key in sorted(k for k in os.listxattr(opened) if k.startswith("user.")):
+                add(os.fsencode(key), os.getxattr(opened, key))
+        except OSError:
+            pass  # a file system without them
+        finally:
+            os.close(opened)
+
+    def content(name, at, size):
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        offset = 0
+        try:
+            while offset < size:
+                try:
+                    offset = max(offset, os.lseek(opened, offset, os.SEEK_DATA) // CHUNK * CHUNK)
+                except OSError as e:
+                    if e.errno == errno.ENXIO:  # a hole to the end
+                        return
+                    raise
+                chunk = os.pread(opened, CHUNK, offset)
+                if chunk.strip(b"\0"):
+                    add(offset, chunk)
+                offset += CHUNK
+        finally:
+            os.close(opened)
+
+    def look(name, at, path, about):
+        nonlocal taken, count
+        kind, mode = stat.S_IFMT(about.st_mode), stat.S_IMODE(about.st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO):
+            return  # archives have no sockets
+        count += 1
+        taken += about.st_blocks * 512
+        if kind == stat.S_IFREG:
+            mode &= 0o1777
+        if path == b".":
+            mode = mode & 0o3777 | 0o700
+        add(path, kind, mode, about.st_mtime_ns)
+        if kind != stat.S_IFDIR and about.st_nlink > 1:
+            twin = first.setdefault(about.st_ino, path)
+            add(twin)
+            if twin != path:
+                return
+        attributes(name, at, kind)
+        if kind == stat.S_IFLNK:
+            add(os.readlink(name, dir_fd=at))
+        elif kind == stat.S_IFREG:
+            add(about.st_size)
+            content(name, at, about.st_size)
+        elif kind == stat.S_IFDIR:
+            below = enter(name, at)
+            for entry in names(below):
+                if path == b"." and (entry == WORK or is_systems(entry, below)):
+                    continue
+                look(entry, below, path + b"/" + entry, os.stat(entry, dir_fd=below, follow_symlinks=False))
+            os.close(below)
+
+    top = enter(HOME)
+    sys.setrecursionlimit(1 << 15)
+    about = os.fstat(top)
+    look(b".", top, b".", about)
+    print(total.hexdigest(), taken, count, about.st_uid, about.st_gid)
+
+
+def empty():
+    """Prints yes for a home with nothing in it."""
+    home = enter(HOME)
+    print("no" if any(name != WORK and not is_systems(name, home) for name in names(home)) else "yes")
+
+
+def clear():
+    """Empties a home that was to be filled."""
+    home = enter(HOME)
+    for name in names(home):
+        if not is_systems(name, home):
+            remove(name, home)
+    if names(home):
+        sys.exit("carrel: what was copied can't be removed")
+
+
 def tell(kind, error, _):
     print(f"carrel: {kind.__name__}: {error}", file=sys.stderr)
 
@@ -270,6 +366,12 @@ def main():
         settle(rest[0])
     elif command == "drop":
         drop()
+    elif command == "digest":
+        digest()
+    elif command == "clear":
+        clear()
+    elif command == "empty":
+        empty()
     else:
         sys.exit("carrel: there is no such command")
 

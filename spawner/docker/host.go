@@ -19,8 +19,9 @@ import (
 )
 
 // This file holds every operation on the host that needs root's rights: make, check, grow, look at, replace,
-// mount and unmount the image of a home, have it appear in a slot, and set the packet filter. They touch paths of the state directory
-// only, which no container sees; what is inside a home is never looked at. Beside them the driver
+// mount and unmount the image of a home, make and mount a directory below one that the operator named, have a home appear in a
+// slot, and set the packet filter. They touch paths of the state directory, which no container sees, and those directories' own names;
+// what is inside a home is never looked at. Beside them the driver
 // writes files of its own in that directory (see writeFile) and asks Docker.
 
 // toolTimeout bounds each tool. A caller that goes away does not end it: a resize that is killed
@@ -38,7 +39,7 @@ func runTool(ctx context.Context, input, name string, args ...string) error {
 func askTool(ctx context.Context, input, name string, args ...string) (string, error) {
 	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), toolTimeout)
 	defer done()
-	cmd := exec.CommandContext(ctx, name, args...) // names and arguments are this file's
+	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // no shell; names and arguments are this file's, and its paths the state directory's
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Stdin = strings.NewReader(input)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is the hub's
@@ -176,6 +177,123 @@ func syncPath(path string) error {
 	return f.Sync()
 }
 
+// beneath is how the way to a person's directory is walked: no link is followed, and none leads out.
+const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+// owners are whose a directory becomes.
+type owners struct{ uid, gid int }
+
+// mountDirectory mounts a person's directory, below one of the operator's, at a path of ours. Where it is
+// missing it is made, if it is to be somebody's, and if nobody but root can change what it is in. What is mounted is what was opened:
+// whoever changes names on the way changes nothing any more.
+func mountDirectory(base, rel, point string, whose *owners) error {
+	root, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return directoryFault(base, err, "spawner.docker.home_path leads nowhere: mount or make "+base)
+	}
+	defer unix.Close(root) //nolint:errcheck // only looked through
+	dir, err := openBeneath(root, rel)
+	if errors.Is(err, unix.ENOENT) && whose != nil {
+		if err = makeBeneath(root, rel, *whose); err == nil {
+			dir, err = openBeneath(root, rel)
+		}
+	}
+	if err != nil {
+		return directoryFault(filepath.Join(base, rel), err, "it must be a directory, with no symbolic link on the way below "+base)
+	}
+	defer unix.Close(dir) //nolint:errcheck // likewise
+	return homeFault("mount directory", bindAt(dir, point))
+}
+
+func directoryFault(path string, err error, remedy string) error {
+	if e, ok := errors.AsType[*hub.Error](err); ok {
+		return e
+	}
+	return &hub.Error{
+		Kind: hub.Unavailable, Op: "docker: open home", Field: "spawner.docker.home_path", Message: "your home could not be made ready",
+		Remedy: "try again; an administrator finds the reason in the hub's log", Err: fmt.Errorf("%s: %w (%s)", path, err, remedy),
+	}
+}
+
+// isThere tells whether a person's directory can be opened.
+func isThere(base, rel string) bool {
+	root, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(root) //nolint:errcheck // only looked through
+	dir, err := openBeneath(root, rel)
+	if err == nil {
+		unix.Close(dir) //nolint:errcheck // likewise
+	}
+	return err == nil
+}
+
+func openBeneath(root int, rel string) (int, error) {
+	return unix.Openat2(root, rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: beneath})
+}
+
+// makeBeneath makes what is missing of the way to a person's directory, and the directory theirs.
+func makeBeneath(root int, rel string, whose owners) error {
+	parts := strings.Split(rel, "/")
+	for i, name := range parts {
+		parent, err := openBeneath(root, filepath.Join(".", filepath.Join(parts[:i]...)))
+		if err != nil {
+			return err
+		}
+		last := i == len(parts)-1
+		err = makeIn(parent, name, last, whose)
+		unix.Close(parent) //nolint:errcheck // only looked through
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeIn makes one directory in another that is root's alone: where others could change names, the one
+// that is given away here might be another by then.
+func makeIn(parent int, name string, last bool, whose owners) error {
+	var in, made unix.Stat_t
+	if err := unix.Fstatat(parent, name, &made, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+		return nil // openBeneath tells what it is
+	}
+	if err := unix.Fstat(parent, &in); err != nil {
+		return err
+	}
+	if in.Uid != 0 || in.Mode&0o022 != 0 {
+		return errors.New("it is not there, and where others than root can write it is not made: an administrator makes it")
+	}
+	if err := unix.Mkdirat(parent, name, 0o700); err != nil {
+		return err
+	}
+	if !last {
+		return unix.Fchmodat(parent, name, 0o755, 0)
+	}
+	return unix.Fchownat(parent, name, whose.uid, whose.gid, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// bindAt mounts an open directory at a path of ours: with nothing that is mounted below it, nosuid, nodev,
+// and what its own mount forbids.
+func bindAt(dir int, point string) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(dir, &st); err != nil {
+		return err
+	}
+	if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(dir), point, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	flags := uintptr(st.Flags) & (unix.MS_RDONLY | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME) // the same bits as statfs(2)'s
+	err := unix.Mount("", point, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV|flags, "")
+	if err == nil {
+		err = unix.Mount("", point, "", unix.MS_PRIVATE, "")
+	}
+	if err != nil {
+		err = errors.Join(err, unix.Unmount(point, unix.MNT_DETACH))
+	}
+	return err
+}
+
 func unmountHome(ctx context.Context, point string) error {
 	return homeFault("unmount home", runTool(ctx, "", "umount", point))
 }
@@ -213,22 +331,43 @@ func hideMount(point string) error {
 	return homeFault("hide home", err)
 }
 
-// mounted tells whether something is mounted at a path of ours, by the device numbers of it and of
-// its parent: nothing inside it is looked at.
+// mounted tells whether a path of ours is where something is mounted: statx(2) tells, and looks at nothing
+// inside.
 func mounted(path string) bool {
-	var at, above unix.Stat_t
-	return unix.Lstat(path, &at) == nil && unix.Lstat(filepath.Dir(path), &above) == nil && at.Dev != above.Dev
+	var at unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &at)
+	return err == nil && at.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // ownerOf is the user id that a mounted home belongs to: of its top directory, which is the path of
 // ours that it is mounted at.
 func ownerOf(point string) (int, error) {
+	uid, _, err := ownersOf(point)
+	return uid, err
+}
+
+func ownersOf(point string) (uid, gid int, err error) {
 	var at unix.Stat_t
 	if err := unix.Lstat(point, &at); err != nil {
-		return 0, homeFault("look whose home it is", err)
+		return 0, 0, homeFault("look whose home it is", err)
 	}
-	return int(at.Uid), nil
+	return int(at.Uid), int(at.Gid), nil
 }
+
+// isLocal tells whether what is mounted is on a disk of this machine, where root may read everything.
+func isLocal(point string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(point, &st) != nil {
+		return false
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC, zfsMagic:
+		return true
+	}
+	return false
+}
+
+const zfsMagic = 0x2fc12fc1
 
 // loopOf is the loop device that an image is attached to, or "". After the last unmount it can take
 // a moment to go; a mount that another process inherited keeps it.

@@ -199,8 +199,8 @@ func (d *Driver) SlotStock(ctx context.Context) (hub.SlotStock, error) {
 
 // slotsPossible tells whether homes can appear in slots here.
 func (d *Driver) slotsPossible() error {
-	if d.cfg.HomeKind != homeLoop || os.Geteuid() != 0 {
-		return &hub.Error{Kind: hub.Invalid, Op: "docker: keep slots", Field: "spawner.docker.home_kind", Message: "servers can be kept ready with homes of the kind loop only", Remedy: "run carrel as root, or leave profiles.spare out"}
+	if d.cfg.HomeKind == homeVolume || os.Geteuid() != 0 {
+		return &hub.Error{Kind: hub.Invalid, Op: "docker: keep slots", Field: "spawner.docker.home_kind", Message: "servers can be kept ready with homes of the kinds loop and bind only", Remedy: "run carrel as root, or leave profiles.spare out"}
 	}
 	return nil
 }
