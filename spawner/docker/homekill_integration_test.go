@@ -14,7 +14,7 @@ import (
 // settling is cut off at each of its steps, begun again, and has the same end.
 const settling = `
 import os, shutil, subprocess, sys
-program = sys.argv[1].replace('b"/carrel-home"', 'b"/tmp/h"')
+program = sys.argv[1].replace('b"/carrel-home"', 'b"/tmp/place"')
 cut = """
 import os
 left = int(os.environ["LEFT"])
@@ -31,13 +31,13 @@ def write(name, text):
     os.makedirs(os.path.dirname(name), exist_ok=True)
     open(name, "w").write(text)
 def build():
-    subprocess.run(["chmod", "-Rf", "u+rwX", "/tmp/h"]); shutil.rmtree("/tmp/h", ignore_errors=True)
-    for n in ("a", "b", "dir/a", "dir/sub/x", "file/x", "locked/x"): write("/tmp/h/" + n, "old")
-    for n in ("b", "c", "dir/b", "dir/sub/y", "file", "locked/y"): write("/tmp/h/.carrel-import/new/" + n, "new")
-    os.symlink("/tmp/elsewhere", "/tmp/h/link"); write("/tmp/h/.carrel-import/new/link/x", "new")
-    os.chmod("/tmp/h/locked", 0o500); os.chmod("/tmp/h/.carrel-import/new/locked", 0o500)
+    subprocess.run(["chmod", "-Rf", "u+rwX", "/tmp/place"]); shutil.rmtree("/tmp/place", ignore_errors=True)
+    for n in ("a", "b", "dir/a", "dir/sub/x", "file/x", "locked/x"): write("/tmp/place/" + n, "old")
+    for n in ("b", "c", "dir/b", "dir/sub/y", "file", "locked/y"): write("/tmp/place/.carrel-import/new/" + n, "new")
+    os.symlink("/tmp/elsewhere", "/tmp/place/link"); write("/tmp/place/.carrel-import/new/link/x", "new")
+    os.chmod("/tmp/place/locked", 0o500); os.chmod("/tmp/place/.carrel-import/new/locked", 0o500)
 def tree():
-    return sorted((os.path.relpath(b + "/" + n, "/tmp/h"), open(b + "/" + n).read()) for b, _, ns in os.walk("/tmp/h") for n in ns)
+    return sorted((os.path.relpath(b + "/" + n, "/tmp/place"), open(b + "/" + n).read()) for b, _, ns in os.walk("/tmp/place") for n in ns)
 def settle(how, left):
     return subprocess.run([sys.executable, "-c", cut + program, "settle", how], env={**os.environ, "LEFT": str(left)}).returncode
 write("/tmp/elsewhere/mine", "kept")
@@ -53,7 +53,7 @@ for how, want in (("replace", new), ("merge", merged)):
         cuts += 1
         assert settle(how, 0) == 0
         assert tree() == want, (how, cuts, tree())
-        assert oct(os.stat("/tmp/h/locked").st_mode)[-3:] in ("500", "700")
+        assert oct(os.stat("/tmp/place/locked").st_mode)[-3:] in ("500", "700")
     assert tree() == want and cuts >= 8, (how, cuts, tree())
     assert os.listdir("/tmp/elsewhere") == ["mine"]
 print("settled")
