@@ -1,11 +1,17 @@
 package proxy
 
 import (
+	"bufio"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"carrel/hub"
 )
 
 // TestAWriteThatDoesNotGoOn ends its tunnel after a time, either way, and no other does.
@@ -50,6 +56,42 @@ func TestAWriteThatDoesNotGoOn(t *testing.T) {
 					t.Errorf("ended: %v", ended)
 				}
 			})
+		})
+	}
+}
+
+// TestAKernelThatIsSlowToAnswer is waited for as long as Jupyter waits for it, and no longer than a little more.
+func TestAKernelThatIsSlowToAnswer(t *testing.T) {
+	for after, ok := range map[time.Duration]bool{60 * time.Second: true, 2 * time.Minute: false} {
+		synctest.Test(t, func(t *testing.T) {
+			keys, err := hub.NewKeyring("test", make([]byte, 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			origins, err := hub.NewOrigins(hub.Subdomains, "https://hub.example/", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, err := hub.ParseServerKey("alice", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &Proxy{cfg: Config{Keyring: keys, Origins: origins}}
+			back, server := net.Pipe()
+			var ended sync.WaitGroup
+			defer ended.Wait()
+			defer back.Close()
+			ended.Go(func() {
+				if _, err := http.ReadRequest(bufio.NewReader(server)); err == nil {
+					time.Sleep(after)
+					io.WriteString(server, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+				}
+			})
+			began := time.Now()
+			a, err := p.upgrade(back, httptest.NewRequest("GET", "/user/alice/api/kernels/k/channels", nil), &route{Route: hub.Route{Key: key, Generation: 1}, rest: &rest{}}, caller{})
+			if (err == nil) != ok || ok && a.res.StatusCode != http.StatusSwitchingProtocols || time.Since(began) > upgradeTimeout {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
 		})
 	}
 }

@@ -14,7 +14,9 @@ import (
 )
 
 const (
-	upgradeTimeout = 10 * time.Second
+	// Jupyter's answer to a kernel's websocket waits until the kernel has said how it is, for a minute at most.
+	upgradeTimeout = 75 * time.Second
+	refusalTimeout = 10 * time.Second
 	maxRefusal     = 1 << 20 // of a server's answer that is no upgrade
 	maxInformed    = 4       // informational answers before the one that counts
 )
@@ -121,7 +123,7 @@ func (p *Proxy) upgrade(back net.Conn, r *http.Request, rt *route, who caller) (
 // relayRefusal hands on what a server said instead of an upgrade.
 func relayRefusal(w http.ResponseWriter, a answer) error {
 	a.bound.N = maxRefusal
-	_ = a.conn.SetDeadline(time.Now().Add(upgradeTimeout))
+	_ = a.conn.SetDeadline(time.Now().Add(refusalTimeout))
 	defer a.res.Body.Close()
 	for k, v := range a.res.Header {
 		w.Header()[k] = v
