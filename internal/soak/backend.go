@@ -12,15 +12,14 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"carrel/internal/deployed"
 
-	"carrel/hub"
+	"github.com/gorilla/websocket"
 )
 
 // A backend stands for the notebook server of one made-up person, on a socket of its own. It serves
@@ -44,7 +43,7 @@ func backends(ctx context.Context, args []string, log io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	keys, err := readKeyring(*dir, *deployment)
+	keys, err := deployed.Deployment{Name: *deployment, Dir: *dir}.Keyring()
 	if err != nil {
 		return err
 	}
@@ -76,18 +75,6 @@ func backends(ctx context.Context, args []string, log io.Writer) error {
 	fmt.Fprintln(log, "ready")
 	<-ctx.Done()
 	return nil
-}
-
-func readKeyring(dir, deployment string) (*hub.Keyring, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "state", "secrets", "deployment.key"))
-	if err != nil {
-		return nil, err
-	}
-	secret, err := hex.DecodeString(strings.TrimSpace(string(raw)))
-	if err != nil {
-		return nil, err
-	}
-	return hub.NewKeyring(deployment, secret)
 }
 
 // ServeHTTP implements [http.Handler].

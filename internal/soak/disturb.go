@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"carrel/internal/deployed"
 	"carrel/internal/program"
 )
 
@@ -65,7 +66,7 @@ func (d *disturber) containers(ctx context.Context) {
 }
 
 func (d *disturber) killContainer(ctx context.Context, p *person) error {
-	id, err := program.Output(ctx, "docker", "ps", "-q", "--filter", "label=dev.carrel.deployment="+d.run.site.name, "--filter", "label=dev.carrel.user="+p.name.String())
+	id, err := program.Output(ctx, "docker", "ps", "-q", "--filter", "label=dev.carrel.deployment="+d.run.site.Name, "--filter", "label=dev.carrel.user="+p.name.String())
 	if err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func (d *disturber) redisAnswers(ctx context.Context) bool {
 }
 
 func (d *disturber) killRedis(ctx context.Context) error {
-	old := d.run.site.redisPID()
+	old := d.run.site.RedisPID()
 	if old == 0 {
 		return errors.New("there is no Redis")
 	}
@@ -165,7 +166,7 @@ func (d *disturber) killRedis(ctx context.Context) error {
 		return err
 	}
 	return until(ctx, "a new Redis answers", func() bool {
-		pid := d.run.site.redisPID()
+		pid := d.run.site.RedisPID()
 		return pid != 0 && pid != old && d.redisAnswers(ctx)
 	})
 }
@@ -173,7 +174,7 @@ func (d *disturber) killRedis(ctx context.Context) error {
 func (d *disturber) restartProxy(i int, kill bool) func(context.Context) error {
 	s := d.run.site
 	return func(ctx context.Context) error {
-		child := proxyChild(s.proxies[i].PID())
+		child := deployed.ProxyChild(s.proxies[i].PID())
 		if kill {
 			s.proxies[i].Kill()
 		} else if err := s.proxies[i].Stop(); err != nil {
@@ -182,7 +183,7 @@ func (d *disturber) restartProxy(i int, kill bool) func(context.Context) error {
 		if err := s.startProxy(ctx, i); err != nil {
 			return err
 		}
-		return until(ctx, "the old child has told its websockets and ended", func() bool { return comm(child) != "carrel-proxy" })
+		return until(ctx, "the old child has told its websockets and ended", func() bool { return deployed.Comm(child) != "carrel-proxy" })
 	}
 }
 
@@ -197,7 +198,7 @@ func (d *disturber) upgradeProxy(i int) func(context.Context) error {
 		}
 		err := until(ctx, "a successor serves, and the old process has ended", func() bool {
 			next = s.successor(i, old.PID())
-			return old.Ended() && next != 0 && proxyChild(next) != 0
+			return old.Ended() && next != 0 && deployed.ProxyChild(next) != 0
 		})
 		if err != nil {
 			return err
@@ -210,7 +211,7 @@ func (d *disturber) upgradeProxy(i int) func(context.Context) error {
 func (d *disturber) killChild(i int) func(context.Context) error {
 	s := d.run.site
 	return func(ctx context.Context) error {
-		old := proxyChild(s.proxies[i].PID())
+		old := deployed.ProxyChild(s.proxies[i].PID())
 		if old == 0 {
 			return errors.New("the proxy has no child")
 		}
@@ -219,7 +220,7 @@ func (d *disturber) killChild(i int) func(context.Context) error {
 			return err
 		}
 		return until(ctx, "a new child answers", func() bool {
-			pid := proxyChild(s.proxies[i].PID())
+			pid := deployed.ProxyChild(s.proxies[i].PID())
 			return pid != 0 && pid != old && s.answers(ctx, i, "carrel-health")
 		})
 	}
@@ -238,7 +239,7 @@ func (r *run) startBackends(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "backends", "-dir", r.site.dir, "-deployment", r.site.name, "-people", strconv.Itoa(r.o.madeUp)) //nolint:noctx // ended by finish
+	cmd := exec.Command(self, "backends", "-dir", r.site.Dir, "-deployment", r.site.Name, "-people", strconv.Itoa(r.o.madeUp)) //nolint:noctx // ended by finish
 	if r.backends, err = program.Launch(cmd, r.backendLog()); err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"carrel/internal/deployed"
 )
 
 func TestJudge(t *testing.T) {
@@ -90,10 +92,10 @@ func TestExpect(t *testing.T) {
 
 func TestFlat(t *testing.T) {
 	const length = 300 * time.Second
-	grow := func(rss, fds, routines func(at float64) float64) []sample {
-		var all []sample
+	grow := func(rss, fds, routines func(at float64) float64) []deployed.Sample {
+		var all []deployed.Sample
 		for at := 0.0; at < length.Seconds(); at += 5 {
-			all = append(all, sample{At: at, Process: "hub", RSS: int(rss(at)), FDs: int(fds(at)), Routines: int(routines(at))})
+			all = append(all, deployed.Sample{At: at, Process: "hub", RSS: int(rss(at)), FDs: int(fds(at)), Routines: int(routines(at))})
 		}
 		return all
 	}

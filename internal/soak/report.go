@@ -10,32 +10,34 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"carrel/internal/deployed"
 )
 
 // A report is all that a run found out.
 type report struct {
-	Seed         uint64            `json:"seed"`
-	Length       float64           `json:"seconds_asked_for"`
-	Lasted       float64           `json:"seconds"`
-	Clients      int               `json:"clients"`
-	People       int               `json:"people_with_a_server"`
-	MadeUp       int               `json:"made_up_people"`
-	Think        float64           `json:"think_seconds"`
-	Actions      int64             `json:"actions"`
-	Rate         float64           `json:"actions_per_second"`
-	Rows         []row             `json:"outcomes"`
-	Excuses      map[string]int    `json:"excused_for"`
-	Findings     []string          `json:"findings"`
-	More         int               `json:"findings_not_listed"`
-	Disturbances []disturbance     `json:"disturbances"`
-	LagMedian    float64           `json:"sign_out_to_cut_median_ms"`
-	LagMax       float64           `json:"sign_out_to_cut_max_ms"`
-	SignOuts     int               `json:"sign_outs_timed"`
-	Flatness     []flatness        `json:"flatness"`
-	Descriptors  map[string][2]int `json:"descriptors_before_and_after_the_load"`
-	Made         leftovers         `json:"made"`
-	Left         leftovers         `json:"left"`
-	Samples      []sample          `json:"samples"`
+	Seed         uint64              `json:"seed"`
+	Length       float64             `json:"seconds_asked_for"`
+	Lasted       float64             `json:"seconds"`
+	Clients      int                 `json:"clients"`
+	People       int                 `json:"people_with_a_server"`
+	MadeUp       int                 `json:"made_up_people"`
+	Think        float64             `json:"think_seconds"`
+	Actions      int64               `json:"actions"`
+	Rate         float64             `json:"actions_per_second"`
+	Rows         []row               `json:"outcomes"`
+	Excuses      map[string]int      `json:"excused_for"`
+	Findings     []string            `json:"findings"`
+	More         int                 `json:"findings_not_listed"`
+	Disturbances []disturbance       `json:"disturbances"`
+	LagMedian    float64             `json:"sign_out_to_cut_median_ms"`
+	LagMax       float64             `json:"sign_out_to_cut_max_ms"`
+	SignOuts     int                 `json:"sign_outs_timed"`
+	Flatness     []deployed.Flatness `json:"flatness"`
+	Descriptors  map[string][2]int   `json:"descriptors_before_and_after_the_load"`
+	Made         deployed.Leftovers  `json:"made"`
+	Left         deployed.Leftovers  `json:"left"`
+	Samples      []deployed.Sample   `json:"samples"`
 }
 
 // fill takes in what the run gathered.
@@ -115,7 +117,7 @@ var logs = []string{"hub.log", "proxy0.log", "proxy1.log", "backends.log"}
 func (s *site) faults() []string {
 	var found []string
 	for _, name := range logs {
-		b, err := os.ReadFile(filepath.Join(s.dir, name))
+		b, err := os.ReadFile(filepath.Join(s.Dir, name))
 		if err != nil {
 			continue // it never began
 		}
@@ -134,7 +136,7 @@ func (s *site) faults() []string {
 func (s *site) keepLogs(dir string) error {
 	var errs []error
 	for _, name := range logs {
-		b, err := os.ReadFile(filepath.Join(s.dir, name))
+		b, err := os.ReadFile(filepath.Join(s.Dir, name))
 		if err == nil {
 			errs = append(errs, os.MkdirAll(dir, 0o750), os.WriteFile(filepath.Join(dir, "soak-"+name), b, 0o600))
 		}

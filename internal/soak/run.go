@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"carrel/internal/deployed"
 	"carrel/internal/measured"
 	"carrel/internal/program"
 )
@@ -38,8 +39,8 @@ type run struct {
 
 	mu           sync.Mutex
 	disturbances []disturbance
-	lags         []time.Duration // from a sign-out to the cut of its websocket
-	samples      []sample        // measure's own until it has ended
+	lags         []time.Duration   // from a sign-out to the cut of its websocket
+	samples      []deployed.Sample // measure's own until it has ended
 }
 
 const dirPrefix = "soak-"
@@ -75,7 +76,7 @@ func (r *run) day(ctx context.Context, rep *report) error {
 	if err != nil {
 		return err
 	}
-	if rep.Made, err = r.site.count(ctx); err != nil {
+	if rep.Made, err = r.site.Count(ctx); err != nil {
 		return err
 	}
 	before := r.descriptors()
@@ -124,7 +125,7 @@ func (r *run) open(ctx context.Context) ([]*client, error) {
 	}
 	r.say("%d real servers are up", r.o.people)
 	for i := range r.o.madeUp {
-		p, err := madeUp(i, r.site.dir)
+		p, err := madeUp(i, r.site.Dir)
 		if err != nil {
 			return nil, err
 		}
@@ -213,7 +214,7 @@ func (r *run) held() string {
 	var parts []string
 	pids := r.processes()
 	for _, name := range []string{"hub", "proxy 0", "proxy 1", "redis", "load"} {
-		if s, ok := take(name, pids[name]); ok && pids[name] != 0 {
+		if s, ok := deployed.Take(name, pids[name]); ok && pids[name] != 0 {
 			parts = append(parts, fmt.Sprintf("%s %d MiB %d fds", name, s.RSS>>10, s.FDs))
 		}
 	}
@@ -233,7 +234,7 @@ func (r *run) lag(d time.Duration) {
 	r.lags = append(r.lags, d)
 }
 
-func (r *run) backendLog() string { return filepath.Join(r.site.dir, "backends.log") }
+func (r *run) backendLog() string { return filepath.Join(r.site.Dir, "backends.log") }
 
 // checkBackends reads what the backends said: each line of theirs but "ready" is a fault.
 func (r *run) checkBackends() {
@@ -252,7 +253,7 @@ func (r *run) checkBackends() {
 func (r *run) descriptors() map[string]int {
 	held := map[string]int{}
 	for name, pid := range r.site.pids() {
-		if s, ok := take(name, pid); ok && name != "redis" {
+		if s, ok := deployed.Take(name, pid); ok && name != "redis" {
 			held[name] = s.FDs
 		}
 	}
@@ -307,11 +308,11 @@ func (r *run) finish(ctx context.Context, rep *report) error {
 	for _, l := range logs {
 		r.judge.find("%s", l)
 	}
-	errs = append(errs, os.RemoveAll(r.site.dir))
-	left, err := r.site.count(ctx)
+	errs = append(errs, os.RemoveAll(r.site.Dir))
+	left, err := r.site.Count(ctx)
 	left.Keys = keys
 	rep.Left = left
-	if !left.none() {
+	if !left.None() {
 		r.judge.find("left behind: %v", left)
 	}
 	return errors.Join(append(errs, err)...)

@@ -18,6 +18,7 @@ import (
 
 	"carrel/hub"
 	"carrel/hub/redisstore"
+	"carrel/internal/deployed"
 	"carrel/internal/program"
 )
 
@@ -25,9 +26,9 @@ import (
 // People reach the proxies as through a load balancer that keeps each browser at one of them, and
 // takes the other while that one refuses connections.
 type site struct {
+	deployed.Deployment
+
 	o       options
-	dir     string
-	name    string
 	url     string // the hub's public address
 	ports   [2]string
 	metrics map[string]string // ports, by process
@@ -45,10 +46,12 @@ func newSite(o options, dir string) (*site, error) {
 		ports[i] = strconv.Itoa(program.FreePort())
 	}
 	s := &site{
-		o: o, dir: dir, name: "soak" + strings.ToLower(filepath.Base(dir)[len(dirPrefix):]),
-		url: "http://localhost:" + ports[0] + "/", ports: [2]string(ports[:2]),
+		Deployment: deployed.Deployment{Name: "soak" + strings.ToLower(filepath.Base(dir)[len(dirPrefix):]), Dir: dir},
+		o:          o,
+		url:        "http://localhost:" + ports[0] + "/", ports: [2]string(ports[:2]),
 		metrics: map[string]string{"hub": ports[2], proxyScope(0): ports[3], proxyScope(1): ports[4]},
 	}
+	s.Own = func(path string) bool { return strings.HasSuffix(path, ".log") || path == s.config() }
 	var err error
 	if s.origins, err = hub.NewOrigins(hub.Subdomains, s.url, ""); err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func newSite(o options, dir string) (*site, error) {
 	return s, os.WriteFile(s.config(), s.yaml(), 0o600)
 }
 
-func (s *site) config() string { return filepath.Join(s.dir, "carrel.yaml") }
+func (s *site) config() string { return filepath.Join(s.Dir, "carrel.yaml") }
 
 // yaml gives half of the real people a home, and the others neither that nor a network.
 func (s *site) yaml() []byte {
@@ -65,7 +68,7 @@ func (s *site) yaml() []byte {
 		people = append(people, realName(i))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "deployment: %s\nstate_dir: %s\npublic_url: %s\nlisten: [\"127.0.0.1:%s\"]\n", s.name, filepath.Join(s.dir, "state"), s.url, s.ports[0])
+	fmt.Fprintf(&b, "deployment: %s\nstate_dir: %s\npublic_url: %s\nlisten: [\"127.0.0.1:%s\"]\n", s.Name, filepath.Join(s.Dir, "state"), s.url, s.ports[0])
 	fmt.Fprintf(&b, "metrics: {listen: \"127.0.0.1:%s\"}\n", s.metrics["hub"])
 	fmt.Fprintf(&b, "demo: {people: [%s]}\n", strings.Join(people, ", "))
 	fmt.Fprint(&b, "spawner: {kernel_check: false, reconcile_every: 10s}\nprofiles:\n")
@@ -94,14 +97,14 @@ func (s *site) up(ctx context.Context) error {
 
 func (s *site) startHub(ctx context.Context) error {
 	cmd := exec.Command(s.o.binary, "hub", "--config", s.config()) //nolint:noctx // it is stopped in order, by down
-	p, err := program.Launch(cmd, filepath.Join(s.dir, "hub.log"))
+	p, err := program.Launch(cmd, filepath.Join(s.Dir, "hub.log"))
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.hub = p
 	s.mu.Unlock()
-	key := filepath.Join(s.dir, "state", "secrets", "deployment.key") // made by the first of them to need it
+	key := filepath.Join(s.Dir, "state", "secrets", "deployment.key") // made by the first of them to need it
 	return p.Answers(ctx, time.Minute, func() bool { _, err := os.Stat(key); return err == nil })
 }
 
@@ -177,45 +180,19 @@ func (s *site) down(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
-func (s *site) redisSocket() string {
-	return filepath.Join(s.dir, "state", "run", "redis", "redis.sock")
-}
-
-func (s *site) redisPassword() (string, error) {
-	keys, err := readKeyring(s.dir, s.name)
-	if err != nil {
-		return "", err
-	}
-	return keys.Password("redis-hub").Reveal(), nil
-}
-
 // registry opens the deployment's Redis, with the hub's rights.
 func (s *site) registry() (registry, error) {
-	password, err := s.redisPassword()
+	password, err := s.RedisPassword()
 	if err != nil {
 		return registry{}, err
 	}
-	store, err := redisstore.New(redisstore.Config{URL: "unix://hub:" + password + "@" + s.redisSocket(), Prefix: "carrel:" + s.name + ":", Logger: slog.New(slog.DiscardHandler)})
+	store, err := redisstore.New(redisstore.Config{URL: "unix://hub:" + password + "@" + s.RedisSocket(), Prefix: "carrel:" + s.Name + ":", Logger: slog.New(slog.DiscardHandler)})
 	return registry{store, s.origins}, err
-}
-
-// redis asks the deployment's Redis something on the command line.
-func (s *site) redis(ctx context.Context, args ...string) (string, error) {
-	password, err := s.redisPassword()
-	if err != nil {
-		return "", err
-	}
-	ctx, done := context.WithTimeout(ctx, 10*time.Second)
-	defer done()
-	cmd := exec.CommandContext(ctx, "redis-cli", append([]string{"-s", s.redisSocket(), "--user", "hub", "--no-auth-warning"}, args...)...)
-	cmd.Env = append(os.Environ(), "REDISCLI_AUTH="+password)
-	out, err := cmd.Output()
-	return strings.TrimSpace(string(out)), err
 }
 
 // passwords are the demo people's.
 func (s *site) passwords() (map[string]string, error) {
-	raw, err := os.ReadFile(filepath.Join(s.dir, "state", "demo-users.json"))
+	raw, err := os.ReadFile(filepath.Join(s.Dir, "state", "demo-users.json"))
 	if err != nil {
 		return nil, err
 	}
@@ -237,26 +214,14 @@ func (s *site) pids() map[string]int {
 	s.mu.Unlock()
 	pids := map[string]int{"hub": hub.PID()}
 	for i, p := range proxies {
-		if pid := proxyChild(p.PID()); pid != 0 {
+		if pid := deployed.ProxyChild(p.PID()); pid != 0 {
 			pids[proxyScope(i)] = pid
 		}
 	}
-	if pid := s.redisPID(); pid != 0 {
+	if pid := s.RedisPID(); pid != 0 {
 		pids["redis"] = pid
 	}
 	return pids
-}
-
-func (s *site) redisPID() int {
-	raw, err := os.ReadFile(filepath.Join(s.dir, "state", "redis", "redis.pid"))
-	if err != nil {
-		return 0
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil || comm(pid) != "redis-server" {
-		return 0
-	}
-	return pid
 }
 
 // successor finds another process than old that is proxy i; 0 if there is none.
@@ -291,31 +256,4 @@ func (s *site) adopt(i, pid int) error {
 	return nil
 }
 
-func (s *site) proxyLog(i int) string { return filepath.Join(s.dir, fmt.Sprintf("proxy%d.log", i)) }
-
-func comm(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// proxyChild finds the process that carries the bytes, a child of the proxy's; 0 if there is none.
-func proxyChild(parent int) int {
-	dirs, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0
-	}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil || comm(pid) != "carrel-proxy" {
-			continue
-		}
-		status, err := os.ReadFile("/proc/" + d.Name() + "/status")
-		if err == nil && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", parent)) {
-			return pid
-		}
-	}
-	return 0
-}
+func (s *site) proxyLog(i int) string { return filepath.Join(s.Dir, fmt.Sprintf("proxy%d.log", i)) }
