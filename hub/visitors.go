@@ -51,7 +51,9 @@ type Visitors struct {
 	cfg  VisitorsConfig
 	wake chan struct{} // asks Run for a round now
 
-	stays stays
+	pace    pace
+	looking chan struct{} // held by who uses seen
+	seen    outlook
 
 	mu      sync.Mutex
 	purging map[UserName]bool // by this process
@@ -63,7 +65,7 @@ func NewVisitors(cfg VisitorsConfig) (*Visitors, error) {
 	if cfg.Manager == nil || cfg.Visits == nil || cfg.Servers == nil || cfg.Sessions == nil || cfg.Tokens == nil || cfg.Leases == nil || cfg.Keyring == nil || cfg.Logger == nil {
 		return nil, Errorf(Internal, "make visitors", "a part is missing")
 	}
-	return &Visitors{cfg: cfg, wake: make(chan struct{}, 1), purging: map[UserName]bool{}}, nil
+	return &Visitors{cfg: cfg, wake: make(chan struct{}, 1), looking: make(chan struct{}, 1), purging: map[UserName]bool{}}, nil
 }
 
 // Policy is what the operator decided about visitors, as it stands.
@@ -172,14 +174,13 @@ func within(network, inner string) bool {
 	return err == nil && ierr == nil && n.Bits() <= i.Bits() && n.Contains(i.Addr())
 }
 
-// Visit finds a visit, and its place in line; none for one that is not in line. Who asks while in line
-// keeps the place.
+// Visit finds a visit, and what it can be told while it waits. Who asks while in line keeps the place.
 func (v *Visitors) Visit(ctx context.Context, name UserName) (visit Visit, place LinePlace, err error) {
 	visit, err = v.cfg.Visits.Visit(ctx, name)
-	if err != nil || visit.Phase != VisitWaiting {
+	if err != nil || visit.Phase == VisitEnding {
 		return visit, LinePlace{}, err
 	}
-	if time.Since(visit.Seen) > linePatience/4 {
+	if visit.Phase == VisitWaiting && time.Since(visit.Seen) > linePatience/4 {
 		visit.Seen = time.Now()
 		if visit, err = v.cfg.Visits.PutVisit(ctx, visit); err != nil && KindOf(err) != Conflict {
 			return Visit{}, LinePlace{}, err
@@ -187,18 +188,13 @@ func (v *Visitors) Visit(ctx context.Context, name UserName) (visit Visit, place
 			return v.Visit(ctx, name) // it was let in just now, or heard of in another tab
 		}
 	}
-	all, err := v.all(ctx)
-	if err != nil {
-		return Visit{}, LinePlace{}, err
+	place, err = v.place(ctx, name)
+	if visit.Phase == VisitWaiting {
+		place.N = max(1, place.N) // also where it was let in between the two looks
+	} else {
+		place.N = 0
 	}
-	place.N = 1 // also where it was let in between the two looks
-	for i, w := range line(all) {
-		if w.Name == name {
-			place.N = i + 1
-		}
-	}
-	place.Wait = v.stays.wait(v.Policy(), all, place.N, time.Now())
-	return visit, place, nil
+	return visit, place, err
 }
 
 // Leave ends a visit. It is no error if it is over.

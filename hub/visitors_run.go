@@ -35,13 +35,16 @@ func (v *Visitors) round(ctx context.Context, strays bool) error {
 	if err != nil {
 		return err
 	}
+	servers, err := v.servers(ctx, all)
+	if err != nil {
+		return err
+	}
+	v.pace.see(time.Now(), all, servers)
 	p := v.Policy()
 	waiting := false
 	for _, x := range all {
-		over, err := v.over(ctx, p, x)
+		over := over(p, x, servers[x.Name])
 		switch {
-		case err != nil:
-			return err
 		case x.Phase == VisitEnding:
 			v.purgeAside(ctx, x)
 		case over != "":
@@ -65,34 +68,45 @@ func (v *Visitors) round(ctx context.Context, strays bool) error {
 	return nil
 }
 
+// servers finds the servers of the visits that are open.
+func (v *Visitors) servers(ctx context.Context, all []Visit) (map[UserName]Server, error) {
+	servers := map[UserName]Server{}
+	for _, x := range all {
+		if x.Phase != VisitOpen {
+			continue
+		}
+		s, err := v.cfg.Manager.Server(ctx, x.Key())
+		if err != nil {
+			return nil, err
+		}
+		servers[x.Name] = s
+	}
+	return servers, nil
+}
+
 // over tells why a visit is, or "".
-func (v *Visitors) over(ctx context.Context, p VisitPolicy, x Visit) (why string, err error) {
+func over(p VisitPolicy, x Visit, s Server) (why string) {
 	now := time.Now()
 	switch {
 	case x.Phase == VisitEnding:
-		return "", nil
+		return ""
 	case !p.Enabled:
-		return "there are no notebooks for visitors any more", nil
+		return "there are no notebooks for visitors any more"
 	case x.Phase == VisitWaiting && now.Sub(x.Seen) > linePatience:
-		return "you left the line", nil
+		return "you left the line"
 	case x.Phase == VisitWaiting:
-		return "", nil
+		return ""
 	case !now.Before(x.Expires):
-		return "its time is over", nil
+		return "its time is over"
 	case !x.Left.IsZero() && now.Sub(x.Left) >= p.Grace:
-		return "you closed it", nil
-	}
-	s, err := v.cfg.Manager.Server(ctx, x.Key())
-	switch {
-	case err != nil:
-		return "", err
+		return "you closed it"
 	case s.Phase == Failed, s.Phase == Absent && (s.Revision != 0 || now.Sub(x.Admitted) > startPatience):
 		if s.Reason == "" {
-			return "it is not there any more", nil
+			return "it is not there any more"
 		}
-		return s.Reason, nil
+		return s.Reason
 	}
-	return "", nil
+	return ""
 }
 
 // purgeAside removes everything of a visit, in a goroutine that Run joins; at most one of each visit.
@@ -132,9 +146,6 @@ func (v *Visitors) purge(ctx context.Context, x Visit) error {
 	}
 	if err != nil && KindOf(err) != NotFound {
 		return err
-	}
-	if !x.Admitted.IsZero() {
-		v.stays.add(time.Since(x.Admitted))
 	}
 	v.cfg.Logger.InfoContext(ctx, "visit", "visitor", x.Name.String(), "phase", "gone", "why", x.Why)
 	return nil

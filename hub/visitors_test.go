@@ -290,41 +290,66 @@ func TestPurgeSurvivesFaults(t *testing.T) {
 	}
 }
 
-// TestWaitIsTold is what those in line are told beside what they then wait.
+// TestWaitIsTold is what those who wait are told beside what they then wait, whatever it is that they wait for.
 func TestWaitIsTold(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		v := w.visitors(w.hub(), func(p *hub.VisitPolicy) { p.Max, p.Line = 4, 100 })
-		const stay = 40 * time.Second
-		for n := range 40 {
-			x, _ := w.come(v, n)
-			_, place, err := v.Visit(t.Context(), x.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			go func() { // ends with the bubble's last visit
-				began := time.Now()
-				for open := false; !open; time.Sleep(time.Second) {
-					now, at, err := v.Visit(t.Context(), x.Name)
+	for _, c := range []struct {
+		name       string
+		max, cores int
+		every      time.Duration // one comes
+		start      time.Duration
+		stay       time.Duration
+		learns     int // the first of whom it must be true
+	}{
+		{name: "a place", max: 4, cores: 10, every: 10 * time.Second, stay: 40 * time.Second, learns: 16},
+		{name: "the starts before", max: 100, cores: 2, every: 2 * time.Second, start: 6 * time.Second, stay: 20 * time.Second, learns: 8},
+		{name: "both", max: 6, cores: 2, every: 2 * time.Second, start: 6 * time.Second, stay: 20 * time.Second, learns: 24},
+		{name: "their own start", max: 100, cores: 10, every: 10 * time.Second, start: 12 * time.Second, stay: 20 * time.Second, learns: 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				w.setPolicy(func(p *hub.Policy) { p.ConcurrentMax = c.cores })
+				w.machine.On(hubtest.AtStart, hubtest.Slow(c.start))
+				v := w.visitors(w.hub(), func(p *hub.VisitPolicy) { p.Max, p.Line = c.max, 100 })
+				for n := range 40 {
+					x, _ := w.come(v, n)
+					_, place, err := v.Visit(t.Context(), x.Name)
 					if err != nil {
-						t.Errorf("visitor %d: %v", n, err)
-						return
+						t.Fatal(err)
 					}
-					open = at.N == 0 && now.Phase == hub.VisitOpen
+					if n == 0 && place.Known {
+						t.Errorf("the first is told %v, of which nothing can be known", place.Wait)
+					}
+					go func() { // ends with the bubble's last visit
+						waited := w.waits(v, x)
+						if off := waited - place.Wait; n >= c.learns && (!place.Known || off > 3*time.Second+waited/10 || off < -3*time.Second-waited/10) {
+							t.Errorf("visitor %d was told %+v and waited %v", n, place, waited)
+						}
+						time.Sleep(c.stay)
+						_ = v.Leave(t.Context(), x.Name, "done")
+					}()
+					time.Sleep(c.every)
 				}
-				waited := time.Since(began)
-				if off := waited - place.Wait; n > 15 && (off > 3*time.Second+waited/10 || off < -3*time.Second-waited/10) {
-					t.Errorf("visitor %d was told %v and waited %v", n, place.Wait, waited)
+				time.Sleep(10 * time.Minute)
+				if all := w.machine.Containers(); len(all) > 0 {
+					t.Errorf("%d containers are left", len(all))
 				}
-				time.Sleep(stay)
-				_ = v.Leave(t.Context(), x.Name, "done")
-			}()
-			time.Sleep(10 * time.Second)
+			})
+		})
+	}
+}
+
+// waits is how long a visitor waits for the notebook, whose browser asks each second.
+func (w *world) waits(v *hub.Visitors, x hub.Visit) time.Duration {
+	began := time.Now()
+	for ; ; time.Sleep(time.Second) {
+		if _, _, err := v.Visit(w.t.Context(), x.Name); err != nil {
+			w.t.Errorf("%s: %v", x.Name, err)
+			return 0
 		}
-		time.Sleep(5 * time.Minute)
-		if all := w.machine.Containers(); len(all) > 0 {
-			t.Errorf("%d containers are left", len(all))
+		if s, err := w.store.Server(w.t.Context(), x.Key()); err == nil && s.Phase == hub.Ready {
+			return time.Since(began)
 		}
-	})
+	}
 }
 
 // TestStrayServerOfAVisitor: after a wipe of the store its container is adopted, and let run for as long as

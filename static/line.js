@@ -1,6 +1,7 @@
 // The line: asks how far it is, and leads on when it is one's turn.
 const line = document.getElementById("line");
 const place = document.getElementById("place");
+const told = document.getElementById("told");
 const wait = document.getElementById("wait");
 const note = document.getElementById("note");
 const said = note.textContent;
@@ -23,7 +24,8 @@ async function look() {
       return;
     }
     put(place, String(status.place));
-    put(wait, status.wait);
+    told.hidden = !status.wait;
+    if (status.wait) put(wait, status.wait);
     put(note, said);
   } catch {
     put(note, "The hub does not answer just now; trying again.");

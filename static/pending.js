@@ -49,4 +49,20 @@ function follow() {
   };
 }
 
+// How long it will take, where that is told: a visitor's start.
+async function foretell() {
+  try {
+    const response = await fetch(card.dataset.status, { headers: { Accept: "application/json" }, cache: "no-store" });
+    if (response.ok) {
+      const { wait } = await response.json();
+      document.getElementById("told").hidden = !wait;
+      if (wait) document.getElementById("wait").textContent = wait;
+    }
+  } catch {
+    // the stream's own handler tells that the hub is away
+  }
+  setTimeout(foretell, 5000);
+}
+
 follow();
+if (card.dataset.status) setTimeout(foretell, 5000);

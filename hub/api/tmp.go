@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -130,7 +131,7 @@ func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
 	}
 	o, err := a.open(r)
 	if err != nil {
-		w.Header().Set("Retry-After", "30")
+		w.Header().Set("Retry-After", strconv.Itoa(a.comeAgain(r.Context())))
 		return err
 	}
 	return reply(w, http.StatusCreated, struct {
@@ -138,6 +139,15 @@ func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
 		Token   string    `json:"token"`
 		Expires time.Time `json:"expires_at"`
 	}{a.cfg.Origins.ServerURL(o.visit.Key(), ""), o.token.Reveal(), o.visit.Expires.UTC().Truncate(time.Second)})
+}
+
+// comeAgain is in how many seconds somebody who was refused has a chance, as far as that is known.
+func (a *API) comeAgain(ctx context.Context) int {
+	s, err := a.cfg.Visits.Stats(ctx)
+	if err != nil || !s.Wait.Known {
+		return 30
+	}
+	return max(1, min(600, int(s.Wait.Wait.Seconds())+1))
 }
 
 // endVisit ends the visit of a token.
@@ -159,13 +169,19 @@ func (a *API) visitStats(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return reply(w, http.StatusOK, struct {
+	answer := struct {
 		Available int    `json:"available"`
 		Capacity  int    `json:"capacity"`
 		Waiting   int    `json:"waiting"`
+		Wait      *int   `json:"wait_seconds,omitempty"` // of somebody who comes now; none where it can't be told
 		Version   string `json:"version"`
 		Image     string `json:"image"`
-	}{s.Available(), s.Capacity, s.Waiting, Version, s.Image})
+	}{s.Available(), s.Capacity, s.Waiting, nil, Version, s.Image}
+	if s.Wait.Known {
+		seconds := int(s.Wait.Wait.Round(time.Second).Seconds())
+		answer.Wait = &seconds
+	}
+	return reply(w, http.StatusOK, answer)
 }
 
 // tmpnbSpawn is tmpnb's: the path of a notebook, or 429 when there is none. The path comes with the token

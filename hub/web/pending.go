@@ -23,6 +23,7 @@ type stepView struct{ Step, Title, State string }
 
 type pendingView struct {
 	Name, Message, Detail, ProgressURL, CancelURL, FailedURL string
+	Wait, StatusURL                                          string // of a visitor's: how long it will take, and where that is told anew
 	Percent                                                  int
 	Steps                                                    []stepView
 }

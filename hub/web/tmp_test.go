@@ -96,6 +96,21 @@ func TestVisitByClicks(t *testing.T) {
 	}
 }
 
+func TestWaitText(t *testing.T) {
+	for wait, want := range map[time.Duration]string{
+		0: "about 5 seconds", 3 * time.Second: "about 5 seconds", 7600 * time.Millisecond: "about 8 seconds", 19 * time.Second: "about 19 seconds", 22 * time.Second: "about 20 seconds", 23 * time.Second: "about 25 seconds",
+		58 * time.Second: "about 1 minute", 66 * time.Second: "about 1 minute 10 seconds", 110 * time.Second: "about 1 minute 50 seconds",
+		2 * time.Minute: "about 2 minutes", 136 * time.Second: "about 2 minutes 30 seconds", 5*time.Minute + 40*time.Second: "about 6 minutes", 2 * time.Hour: "about 120 minutes",
+	} {
+		if got := waitText(hub.LinePlace{Wait: wait, Known: true}); got != want {
+			t.Errorf("%v: %q, want %q", wait, got, want)
+		}
+	}
+	if got := waitText(hub.LinePlace{N: 3}); got != "" {
+		t.Errorf("of what nobody knows it says %q", got)
+	}
+}
+
 func TestVisitorsInLine(t *testing.T) {
 	s := plainSite(t)
 	s.letVisitorsIn(nil)
@@ -111,8 +126,11 @@ func TestVisitorsInLine(t *testing.T) {
 		Wait  string
 	}
 	script := http.Header{"Sec-Fetch-Mode": {"cors"}, "Accept": {"application/json"}}
-	if p := s.ask("third", "GET", "/hub/tmp/status", nil, script); json.Unmarshal(p.Body.Bytes(), &status) != nil || status.Phase != "waiting" || status.Place != 2 || status.Wait != "about 120 minutes" {
+	if p := s.ask("third", "GET", "/hub/tmp/status", nil, script); json.Unmarshal(p.Body.Bytes(), &status) != nil || status.Phase != "waiting" || status.Place != 2 || status.Wait != "" || strings.Contains(p.Body.String(), `"wait":`) || strings.Contains(p.Body.String(), "wait_seconds") {
 		t.Errorf("the script is told %s", p.Body)
+	}
+	if p := s.get("third", "/hub/tmp/wait"); !strings.Contains(p.Body.String(), `id="told" hidden`) {
+		t.Errorf("the page tells a time that nobody knows: %s", p.text())
 	}
 	if p := s.ask("", "GET", "/hub/tmp/status", nil, script); p.Code != http.StatusUnauthorized {
 		t.Errorf("nobody's script: status %d", p.Code)
