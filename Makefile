@@ -10,7 +10,7 @@ SOAK_FOR ?= 60m
 # Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-wake bench-proxy bench-idle bench-routes bootstrap-test soak clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-arrivals bench-wake bench-proxy bench-idle bench-routes bootstrap-test soak clean
 .NOTPARALLEL:
 
 run:
@@ -51,6 +51,11 @@ soak: bootstrap-test build
 # A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
 bench-spawn: bootstrap-test build
 	$(GO) run ./bench/spawn -rounds $(BENCH_ROUNDS)
+
+# Visitors who come faster than two cores can serve them: each is served alone, waits as long as they were
+# told, and leaves nothing.
+bench-arrivals: bootstrap-test build
+	$(GO) run ./bench/spawn arrivals $(BENCH_FLAGS)
 
 # How long a cell waits for a paused server; fails over 100 ms for 95 of 100.
 bench-wake: bootstrap-test build

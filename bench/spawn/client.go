@@ -99,7 +99,14 @@ func (c *client) waitReady(ctx context.Context, person string) error {
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("progress: status %d", res.StatusCode)
 	}
-	lines := bufio.NewScanner(res.Body)
+	_, err = lastStep(res.Body)
+	return err
+}
+
+// lastStep reads a progress stream to its end, and gives the address that it leads to. A stream that ends
+// without a word is no error: the page will tell.
+func lastStep(stream io.Reader) (string, error) {
+	lines := bufio.NewScanner(stream)
 	for lines.Scan() {
 		data, ok := strings.CutPrefix(lines.Text(), "data:")
 		if !ok {
@@ -107,22 +114,22 @@ func (c *client) waitReady(ctx context.Context, person string) error {
 		}
 		var p struct {
 			Ready, Failed bool
-			Message       string
+			Message, URL  string
 		}
 		if err := json.Unmarshal([]byte(data), &p); err != nil {
-			return fmt.Errorf("progress: %w", err)
+			return "", fmt.Errorf("progress: %w", err)
 		}
 		if p.Failed {
-			return fmt.Errorf("the start failed: %s", p.Message)
+			return "", fmt.Errorf("the start failed: %s", p.Message)
 		}
 		if p.Ready {
-			return nil
+			return p.URL, nil
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return fmt.Errorf("progress: %w", err)
+		return "", fmt.Errorf("progress: %w", err)
 	}
-	return nil // it ended without a word: the page will tell
+	return "", nil
 }
 
 // stop ends a person's server and waits until the hub has forgotten it.

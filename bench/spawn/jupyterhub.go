@@ -48,8 +48,12 @@ func newJupyterHub(o options, dir, cache string, log io.Writer) *jupyterHub {
 	return &jupyterHub{o: o, dir: dir, cache: cache, prefix: "bench" + id, image: "carrel-bench/singleuser:" + id, log: log}
 }
 
-func (j *jupyterHub) name() string    { return peer }
-func (j *jupyterHub) client() *client { return j.c }
+func (j *jupyterHub) name() string { return peer }
+
+func (j *jupyterHub) start(ctx context.Context, person string) (time.Duration, error) {
+	return j.c.start(ctx, person)
+}
+func (j *jupyterHub) stop(ctx context.Context, person string) error { return j.c.stop(ctx, person) }
 
 func (j *jupyterHub) python() string { return filepath.Join(j.cache, "venv", "bin", "python") }
 func (j *jupyterHub) proxy() string {

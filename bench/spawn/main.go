@@ -1,6 +1,6 @@
 // Command spawn measures a start in Carrel, cold and from a server that was kept ready, beside JupyterHub
 // with DockerSpawner: from the start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
-// once. `spawn wake` measures how long a paused server takes to answer.
+// once. `spawn arrivals` has visitors come faster than they can be served. `spawn wake` measures how long a paused server takes to answer.
 //
 // It owns both deployments for as long as it runs: it installs JupyterHub and its proxy from their
 // registries into a cache directory, puts the single-user server on top of the same kernel image,
@@ -19,7 +19,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,12 +30,16 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var err error
-	if args := os.Args[1:]; len(args) > 0 && args[0] == "wake" {
-		err = runWake(ctx, args[1:], os.Stdout)
-	} else {
-		err = run(ctx, args, os.Stdout)
+	part, args := run, os.Args[1:]
+	if len(args) > 0 {
+		switch args[0] {
+		case "wake":
+			part, args = runWake, args[1:]
+		case "arrivals":
+			part, args = runArrivals, args[1:]
+		}
 	}
+	err := part(ctx, args, os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -51,8 +54,10 @@ type side interface {
 	version(ctx context.Context) string
 	// up starts the hub and returns when it answers; people are those who will start servers.
 	up(ctx context.Context, people []string) error
-	// client is how the hub is driven.
-	client() *client
+	// start has a server started for a person, and tells how long it took until its page answered.
+	start(ctx context.Context, person string) (time.Duration, error)
+	// stop ends it, and returns when nothing of it is left.
+	stop(ctx context.Context, person string) error
 	// settle waits until what is made ahead of a start is there.
 	settle(ctx context.Context) error
 	// down ends the hub and removes everything that it made.
@@ -106,15 +111,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp("/tmp", "crl-bench-")
+	work, err := workDir()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	// The hubs' children run as users of their own.
-	if err := os.Chmod(work, 0o711); err != nil { //nolint:gosec // other users only pass through
-		return err
-	}
 	if o.image == "" {
 		if o.image, err = ownImage(ctx, o.binary, out); err != nil {
 			return err
@@ -122,13 +123,16 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	var sides []side
 	if o.only != "jupyterhub" {
-		sides = append(sides, newCarrel(o, 0, filepath.Join(work, "carrel")), newCarrel(o, max(1, o.together), filepath.Join(work, "ready")))
+		ready := max(1, o.together)
+		visitors := newCarrel(o, ready, filepath.Join(work, "visitor"))
+		visitors.max = 2 * ready // some may be on their way out
+		sides = append(sides, newCarrel(o, 0, filepath.Join(work, "carrel")), newCarrel(o, ready, filepath.Join(work, "ready")), visitors)
 	}
 	if o.only != "carrel" {
 		sides = append(sides, newJupyterHub(o, filepath.Join(work, "jupyterhub"), filepath.Join(cache, "carrel-bench"), out))
 	}
 	r := &report{
-		Started: time.Now(), Machine: fmt.Sprintf("%s/%s, %d cores", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
+		Started: time.Now(), Machine: machine(),
 		Versions: map[string]string{}, Image: o.image, Limits: o.limits, Rounds: o.rounds, Together: o.together,
 	}
 	err = measure(ctx, o, sides, r, out)
@@ -230,7 +234,7 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 	begin := time.Now()
 	for _, p := range people {
 		go func() {
-			took, err := s.client().start(ctx, p)
+			took, err := s.start(ctx, p)
 			answers <- answer{measurement{s.name(), shape, round, p, took.Seconds(), begin}, err}
 		}()
 	}
@@ -246,9 +250,9 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 	if failed != nil {
 		return failed
 	}
-	fmt.Fprintf(out, "round %2d  %-12s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
+	fmt.Fprintf(out, "round %2d  %-14s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
 	for _, p := range people {
-		if err := s.client().stop(ctx, p); err != nil {
+		if err := s.stop(ctx, p); err != nil {
 			return fmt.Errorf("%s: stop %s: %w", s.name(), p, err)
 		}
 	}

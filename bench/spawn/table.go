@@ -45,13 +45,13 @@ func table(runs []measurement) []row {
 }
 
 func printTable(w io.Writer, rows []row) {
-	fmt.Fprintf(w, "\n%-16s %-12s %4s %9s %9s %9s %7s\n", "at once", "hub", "n", "median s", "min", "max", "ratio")
+	fmt.Fprintf(w, "\n%-16s %-14s %4s %9s %9s %9s %7s\n", "at once", "hub", "n", "median s", "min", "max", "ratio")
 	for _, r := range rows {
 		ratio := "-"
 		if r.Ratio > 0 {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
-		fmt.Fprintf(w, "%-16s %-12s %4d %9.2f %9.2f %9.2f %7s\n", r.Shape, r.Side, r.N, r.Median, r.Min, r.Max, ratio)
+		fmt.Fprintf(w, "%-16s %-14s %4d %9.2f %9.2f %9.2f %7s\n", r.Shape, r.Side, r.N, r.Median, r.Min, r.Max, ratio)
 	}
 }
 

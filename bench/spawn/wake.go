@@ -52,14 +52,11 @@ func runWake(ctx context.Context, args []string, out io.Writer) (err error) {
 	if *pauses < 20 {
 		return errors.New("-pauses: give at least 20")
 	}
-	work, err := os.MkdirTemp("/tmp", "crl-bench-")
+	work, err := workDir()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	if err := os.Chmod(work, 0o711); err != nil { //nolint:gosec // other users only pass through
-		return err
-	}
 	if o.image == "" {
 		if o.image, err = ownImage(ctx, o.binary, out); err != nil {
 			return err
