@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,6 +55,7 @@ type Visitors struct {
 	pace    pace
 	looking chan struct{} // held by who uses seen
 	seen    outlook
+	stale   atomic.Bool // seen is no longer so, by what this process did
 
 	mu      sync.Mutex
 	purging map[UserName]bool // by this process
@@ -104,6 +106,7 @@ func (v *Visitors) Come(ctx context.Context, from netip.Addr, path, agent string
 		v.admit(ctx, p, append(all, visit))
 		return nil
 	})
+	v.stale.Store(true)
 	if err != nil {
 		return Visit{}, Secret{}, err
 	}
@@ -203,6 +206,7 @@ func (v *Visitors) Leave(ctx context.Context, name UserName, why string) error {
 	if err != nil && KindOf(err) != NotFound {
 		return err
 	}
+	v.stale.Store(true)
 	select {
 	case v.wake <- struct{}{}:
 	default:

@@ -147,6 +147,7 @@ func (v *Visitors) purge(ctx context.Context, x Visit) error {
 	if err != nil && KindOf(err) != NotFound {
 		return err
 	}
+	v.stale.Store(true)
 	v.cfg.Logger.InfoContext(ctx, "visit", "visitor", x.Name.String(), "phase", "gone", "why", x.Why)
 	return nil
 }

@@ -37,7 +37,7 @@ func (v *Visitors) look(ctx context.Context, serves func(outlook) bool) (outlook
 	case <-ctx.Done():
 		return outlook{}, Wrap(Canceled, "look at the line", ctx.Err())
 	}
-	if time.Since(v.seen.at) < outlookFor && serves(v.seen) {
+	if !v.stale.Swap(false) && time.Since(v.seen.at) < outlookFor && serves(v.seen) {
 		return v.seen, nil
 	}
 	all, err := v.all(ctx)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"carrel/hub/metrics"
 	"carrel/hub/oidc"
 	"carrel/hub/redisstore"
+	"carrel/hub/siblings"
 	"carrel/hub/web"
 	"carrel/internal/acme"
 	"carrel/internal/config"
@@ -126,6 +128,10 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if err != nil {
 		return nil, err
 	}
+	elsewhere, err := siblings.New(siblings.Config{URLs: d.cfg.Tmp.Siblings, Logger: d.logger})
+	if err != nil {
+		return nil, err
+	}
 	// Errors of sign-in are shown in the clothes of the pages, which in turn need sign-in.
 	var pages *web.Web
 	auth, err := oidc.New(oidc.Config{
@@ -141,14 +147,14 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	}
 	pages, err = web.New(web.Config{
 		Origins: d.origins, Sessions: store, Tickets: store, Users: store, Activities: store, Servers: manager, Auth: authForWeb{auth},
-		FormAction: formAction(d.origins, providers), Visits: visitors, Tokens: store, ClientAddr: clientAddr, Logger: d.logger,
+		FormAction: formAction(d.origins, providers, d.cfg.Tmp.Siblings), Visits: visitors, Siblings: elsewhere, Tokens: store, ClientAddr: clientAddr, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	rest, err := api.New(api.Config{
 		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Meters: meters{manager, d.state, d.logger}, Logger: d.logger,
-		Visits: visitors, VisitOrigins: d.cfg.Tmp.CORS, ClientAddr: clientAddr,
+		Visits: visitors, VisitOrigins: d.cfg.Tmp.CORS, Siblings: elsewhere, ClientAddr: clientAddr,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: d.logger}.Handle(h)
 		},
@@ -239,8 +245,9 @@ func (d *deployment) demoProvider() ([]oidc.ProviderConfig, *devidp.Provider, []
 	}}, idp, people, nil
 }
 
-// formAction lists the origins that our forms lead to by redirect: the notebooks' and the providers'.
-func formAction(o hub.Origins, providers []oidc.ProviderConfig) string {
+// formAction lists the origins that our forms lead to by redirect: the notebooks', the providers' and the
+// siblings'.
+func formAction(o hub.Origins, providers []oidc.ProviderConfig, siblings []string) string {
 	var list []string
 	if u, err := url.Parse(o.ServerOrigin(hub.UserName{})); err == nil {
 		host := u.Host
@@ -249,8 +256,12 @@ func formAction(o hub.Origins, providers []oidc.ProviderConfig) string {
 		}
 		list = append(list, u.Scheme+"://"+host)
 	}
+	others := slices.Clone(siblings)
 	for _, p := range providers {
-		if u, err := url.Parse(p.Issuer); err == nil {
+		others = append(others, p.Issuer)
+	}
+	for _, o := range others {
+		if u, err := url.Parse(o); err == nil {
 			list = append(list, u.Scheme+"://"+u.Host)
 		}
 	}

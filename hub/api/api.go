@@ -63,6 +63,7 @@ type Config struct {
 	// open them; ClientAddr tells where a request came from.
 	Visits       Visits
 	VisitOrigins []string
+	Siblings     Siblings // where visitors are pointed to when all is taken here; nil: nowhere
 	ClientAddr   func(*http.Request) string
 	// Wrap turns a handler that returns errors into one that logs and renders them.
 	Wrap func(func(http.ResponseWriter, *http.Request) error) http.Handler

@@ -62,7 +62,7 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	a, err := New(Config{
-		Visits: visits, VisitOrigins: []string{journal}, ClientAddr: func(*http.Request) string { return "192.0.2.1" },
+		Visits: visits, VisitOrigins: []string{journal}, Siblings: room("https://two.example/"), ClientAddr: func(*http.Request) string { return "192.0.2.1" },
 		Origins: s.origins, Servers: manager, Sessions: s.store, Tokens: s.store, Users: s.store, Routes: s.store, Meters: meters{manager, s.traffic}, Logger: logger,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: logger}.Handle(h)
@@ -249,3 +249,9 @@ func (r answer) problem(t *testing.T, what string, status int, field string) {
 		t.Errorf("%s: headers %v", what, r.header)
 	}
 }
+
+// room is a sibling that has some.
+type room string
+
+// Room implements [Siblings].
+func (r room) Room(context.Context) (string, bool) { return string(r), r != "" }

@@ -22,6 +22,12 @@ type Visits interface {
 	Stats(ctx context.Context) (hub.VisitStats, error)
 }
 
+// Siblings are deployments elsewhere that may have room where this one has none.
+type Siblings interface {
+	// Room gives the public address of one that has, with a slash at the end.
+	Room(ctx context.Context) (base string, ok bool)
+}
+
 // mountVisits adds the calls about notebooks for visitors, which need no credentials: Carrel's own, and
 // tmpnb's as it answered them, which the proxy hands on from <base>api/.
 func (a *API) mountVisits() {
@@ -60,6 +66,7 @@ func (a *API) shared(h func(http.ResponseWriter, *http.Request) error) func(http
 				return &hub.Error{Kind: hub.Forbidden, Op: "check origin", Message: "pages of this site may not open notebooks here", Remedy: "an administrator can add it to tmp.cors_origins"}
 			}
 			w.Header().Set("Access-Control-Allow-Origin", origin)
+			w.Header().Set("Access-Control-Expose-Headers", "Location, Retry-After")
 		}
 		return h(w, r)
 	}
@@ -131,6 +138,7 @@ func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
 	}
 	o, err := a.open(r)
 	if err != nil {
+		a.pointOn(w, r, err, "hub/api/tmp")
 		w.Header().Set("Retry-After", strconv.Itoa(a.comeAgain(r.Context())))
 		return err
 	}
@@ -139,6 +147,18 @@ func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
 		Token   string    `json:"token"`
 		Expires time.Time `json:"expires_at"`
 	}{a.cfg.Origins.ServerURL(o.visit.Key(), ""), o.token.Reveal(), o.visit.Expires.UTC().Truncate(time.Second)})
+}
+
+// pointOn names, in the answer to somebody for whom there is no room, the same call of a sibling that has;
+// a call that was sent on by one is not sent on again. It is no redirect: a browser that followed one would
+// no longer say of which site its page is.
+func (a *API) pointOn(w http.ResponseWriter, r *http.Request, err error, call string) {
+	if a.cfg.Siblings == nil || hub.KindOf(err) != hub.Unavailable || r.URL.Query().Has("hop") {
+		return
+	}
+	if base, ok := a.cfg.Siblings.Room(r.Context()); ok {
+		w.Header().Set("Location", base+call+"?hop=1")
+	}
 }
 
 // comeAgain is in how many seconds somebody who was refused has a chance, as far as that is known.
@@ -192,6 +212,7 @@ func (a *API) tmpnbSpawn(w http.ResponseWriter, r *http.Request) error {
 	case err == nil:
 		return reply(w, http.StatusOK, map[string]string{"url": a.cfg.Origins.ServerPath(o.visit.Key()) + "?token=" + o.token.Reveal()})
 	case hub.KindOf(err) == hub.Unavailable || hub.KindOf(err) == hub.TooMany:
+		a.pointOn(w, r, err, "api/spawn")
 		return reply(w, http.StatusTooManyRequests, map[string]string{"status": "full"})
 	}
 	return err

@@ -88,6 +88,12 @@ func TestTmpnb(t *testing.T) {
 	if r := s.do("POST", "/tmpnb/spawn", ""); r.status != http.StatusTooManyRequests || r.json["status"] != "full" {
 		t.Errorf("when all are taken: status %d, %s", r.status, r.body)
 	}
+	for call, to := range map[string]string{"/tmp": "https://two.example/hub/api/tmp?hop=1", "/tmpnb/spawn": "https://two.example/api/spawn?hop=1", "/tmp?hop=1": "", "/tmpnb/spawn?hop=1": ""} {
+		r := s.do("POST", call, "", with("Origin", journal))
+		if want := map[bool]int{true: http.StatusTooManyRequests, false: http.StatusServiceUnavailable}[strings.HasPrefix(call, "/tmpnb")]; r.status != want || r.header.Get("Location") != to || !strings.Contains(r.header.Get("Access-Control-Expose-Headers"), "Location") {
+			t.Errorf("%s when all are taken: status %d, %v", call, r.status, r.header)
+		}
+	}
 	if r := s.do("POST", "/tmp", ""); r.status != http.StatusServiceUnavailable || r.header.Get("Retry-After") == "" {
 		t.Errorf("when all are taken: status %d, %s", r.status, r.body)
 	}

@@ -216,6 +216,16 @@ type site struct {
 	handler http.Handler
 	secrets map[string]hub.Secret // sessions by person
 	guests  map[string]hub.Secret // and by visitor
+	sibling *site                 // nil: there is none
+}
+
+// Room implements [Siblings]: it is what the sibling's hub counts.
+func (s *site) Room(ctx context.Context) (string, bool) {
+	if s.sibling == nil {
+		return "", false
+	}
+	stats, err := s.sibling.visits.Stats(ctx)
+	return s.sibling.origins.HubOrigin() + "/", err == nil && stats.Available() > 0
 }
 
 func newSite(t testing.TB, mode hub.OriginMode, public, notebooks string) *site {
@@ -238,7 +248,7 @@ func newSite(t testing.TB, mode hub.OriginMode, public, notebooks string) *site 
 		t.Fatal(err)
 	}
 	s.web, err = New(Config{
-		Visits: s.visits, Tokens: store, ClientAddr: func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
+		Siblings: s, Visits: s.visits, Tokens: store, ClientAddr: func(r *http.Request) string { return r.Header.Get("X-Forwarded-For") },
 		Origins: origins, Sessions: store, Tickets: store, Users: store, Activities: store, Servers: s.servers, Auth: s.auth, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

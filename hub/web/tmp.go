@@ -28,6 +28,13 @@ type Visits interface {
 	Away(ctx context.Context, name hub.UserName) error
 	Back(ctx context.Context, name hub.UserName) (hub.Visit, error)
 	Extend(ctx context.Context, name hub.UserName) (hub.Visit, error)
+	Stats(ctx context.Context) (hub.VisitStats, error)
+}
+
+// Siblings are deployments elsewhere that may have room where this one has none.
+type Siblings interface {
+	// Room gives the public address of one that has, with a slash at the end.
+	Room(ctx context.Context) (base string, ok bool)
 }
 
 type tmpView struct {
@@ -37,6 +44,7 @@ type tmpView struct {
 	DownloadURL                        string
 	Age                                string
 	Open                               bool // this browser has a notebook
+	Hop                                bool // this browser was sent here by a sibling, and is not sent on
 }
 
 type lineView struct {
@@ -113,11 +121,41 @@ func (w *Web) tmp(rw http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	view := tmpView{Path: path}
+	view := tmpView{Path: path, Hop: r.URL.Query().Has("hop")}
 	if r.URL.Query().Has("ended") {
 		view.Ended = "Your notebook has ended, and nothing of it is left."
+	} else if to, err := w.elsewhere(r, path, view.Hop); err != nil || to != "" {
+		if err == nil {
+			redirect(rw, r, to, http.StatusFound)
+		}
+		return err
 	}
 	return w.showTmp(rw, r, http.StatusOK, view)
+}
+
+// elsewhere is the landing page of a sibling with room, where all notebooks here are taken and this browser
+// has none of them; "" where it stays. Who was sent here is not sent on, so that two that are full do not
+// bounce anybody.
+func (w *Web) elsewhere(r *http.Request, path string, hop bool) (string, error) {
+	if w.cfg.Siblings == nil || hop {
+		return "", nil
+	}
+	if _, _, _, err := w.guest(r); err == nil || hub.KindOf(err) != hub.Unauthenticated {
+		return "", err
+	}
+	s, err := w.cfg.Visits.Stats(r.Context())
+	if err != nil || s.Available() > 0 {
+		return "", err
+	}
+	base, ok := w.cfg.Siblings.Room(r.Context())
+	if !ok {
+		return "", nil
+	}
+	q := url.Values{"hop": {"1"}}
+	if path != "" {
+		q.Set("path", path)
+	}
+	return base + "hub/tmp?" + q.Encode(), nil
 }
 
 func (w *Web) showTmp(rw http.ResponseWriter, r *http.Request, status int, view tmpView) error {
@@ -171,6 +209,13 @@ func (w *Web) come(rw http.ResponseWriter, r *http.Request) error {
 	if hub.KindOf(err) != hub.Unauthenticated {
 		return err
 	}
+	hop := r.PostFormValue("hop") != ""
+	if to, err := w.elsewhere(r, path, hop); err != nil || to != "" {
+		if err == nil {
+			redirect(rw, r, to, http.StatusSeeOther)
+		}
+		return err
+	}
 	_, secret, err := w.cfg.Visits.Come(r.Context(), w.client(r), path, agent(r))
 	switch {
 	case err == nil:
@@ -182,7 +227,7 @@ func (w *Web) come(rw http.ResponseWriter, r *http.Request) error {
 		if hub.KindOf(err) != hub.Forbidden {
 			rw.Header().Set("Retry-After", "60")
 		}
-		return w.showTmp(rw, r, httpx.StatusOf(err), tmpView{Path: path, Fault: sentence(message) + " " + sentence(remedy)})
+		return w.showTmp(rw, r, httpx.StatusOf(err), tmpView{Path: path, Hop: hop, Fault: sentence(message) + " " + sentence(remedy)})
 	}
 	return err
 }

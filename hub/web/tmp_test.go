@@ -323,3 +323,46 @@ func TestStayIsTold(t *testing.T) {
 		t.Errorf("with still more: status %d", p.Code)
 	}
 }
+
+// TestSiblings: who finds all notebooks taken is sent to a sibling with room, by the link or by the click, once;
+// two that are full send nobody to and fro.
+func TestSiblings(t *testing.T) {
+	one, two := plainSite(t), newSite(t, hub.Subdomains, "http://localhost:9000/", "")
+	one.sibling, two.sibling = two, one
+	for _, s := range []*site{one, two} {
+		s.letVisitorsIn(nil)
+	}
+	stays := func(s *site, who, path string) answer {
+		t.Helper()
+		p := s.get(who, path)
+		if p.Code != http.StatusOK || len(p.all("form")) == 0 {
+			t.Errorf("%s at %s: status %d, to %s", path, s.origins.HubOrigin(), p.Code, p.location())
+		}
+		return p
+	}
+	stays(one, "", "/hub/tmp?path=a/b.ipynb") // there is room
+	one.guest("first", "192.0.2.1")
+	const there = "http://localhost:9000/hub/tmp?hop=1&path=a%2Fb.ipynb"
+	if p := one.get("", "/hub/tmp?path=a/b.ipynb"); p.Code != http.StatusFound || p.location() != there {
+		t.Errorf("the link: status %d, to %s", p.Code, p.location())
+	}
+	if p := one.ask("", "POST", "/hub/tmp", url.Values{"path": {"a/b.ipynb"}}, nil); p.Code != http.StatusSeeOther || p.location() != there || p.cookie("carrel-visitor") != nil {
+		t.Errorf("the click: status %d, to %s", p.Code, p.location())
+	}
+	stays(one, "first", "/hub/tmp")
+	stays(one, "", "/hub/tmp?ended=1")
+	if p := one.get("", "/hub/tmp?path=../x"); p.Code != http.StatusUnprocessableEntity {
+		t.Errorf("a bad link: status %d", p.Code)
+	}
+
+	// The one that was sent here keeps that mark by the form, and stays also when this one is full by then.
+	two.guest("second", "192.0.2.2")
+	if p := stays(two, "", strings.TrimPrefix(there, two.origins.HubOrigin())); !strings.Contains(p.Body.String(), `name="hop" value="1"`) {
+		t.Errorf("the form forgets the hop: %s", p.Body)
+	}
+	p := two.ask("", "POST", "/hub/tmp", url.Values{"path": {"a/b.ipynb"}, "hop": {"1"}}, http.Header{"X-Forwarded-For": {"192.0.2.3"}})
+	if p.Code != http.StatusSeeOther || !strings.HasPrefix(p.location(), "/hub/tmp/wait") {
+		t.Errorf("the second click: status %d, to %s", p.Code, p.location())
+	}
+	stays(one, "", "/hub/tmp?path=a/b.ipynb") // nobody has room: the line is here
+}

@@ -64,6 +64,7 @@ type Config struct {
 	Visits       Visits                     // nil: there are none
 	Tokens       hub.TokenStore             // for visits; nil: none is taken over
 	ClientAddr   func(*http.Request) string // where a request came from, for visits
+	Siblings     Siblings                   // where visitors are sent when all is taken here; nil: nowhere
 	FormAction   string                     // origins that our forms may lead to, beside our own (CSP form-action)
 	Title        string                     // what the site calls itself; empty: Carrel
 	Announcement string                     // shown on every page of who is signed in, as plain text
@@ -205,7 +206,7 @@ func (w *Web) RenderError(rw http.ResponseWriter, r *http.Request, err error) {
 }
 
 // redirect leads on. Every address that gets here was made by hub.Origins, cleaned by hub.LocalPath,
-// or comes from the sign-in adapter; TestNext and its neighbours hold us to that.
+// is a sibling's that the operator named, or comes from the sign-in adapter; TestNext and its neighbours hold us to that.
 func redirect(rw http.ResponseWriter, r *http.Request, to string, status int) {
 	http.Redirect(rw, r, to, status) //nolint:gosec // G710: see above
 }

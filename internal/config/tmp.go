@@ -35,6 +35,7 @@ type Tmp struct {
 	ArrivalsIn Duration `yaml:"arrivals_window" reload:"live" doc:"The time that arrivals_per_address is for."`
 	Exempt     []string `yaml:"exempt_networks" reload:"live" doc:"Networks that per_address and arrivals_per_address are not for, such as a classroom's."`
 	CORS       []string `yaml:"cors_origins" doc:"Origins of other sites whose pages may open a notebook with POST hub/api/tmp and use it, such as a journal's; each exactly as a browser writes it."`
+	Siblings   []string `yaml:"siblings" doc:"Public addresses of other deployments with notebooks for visitors, each with a slash at the end: when all are taken here, visitors are sent to the one with most room. Each may name the others."`
 	Bans       []Ban    `yaml:"bans" reload:"live" doc:"Networks whose visitors are not let in."`
 }
 
@@ -81,8 +82,8 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 	p.Visits = hub.VisitPolicy{
 		Enabled: t.Enabled, Profile: x.Name, Max: t.Max, Line: t.Line, Age: time.Duration(t.Age), Extend: time.Duration(t.Extend), Extensions: t.Extensions, Grace: time.Duration(t.Grace),
 		AtOnce: t.AtOnce, Arrivals: t.Arrivals, ArrivalsIn: time.Duration(t.ArrivalsIn),
-		Page:   hub.VisitPage{Title: t.Title, Text: t.Text, Image: t.Image, Terms: t.Terms},
-		Copied: t.Files != "",
+		Page:    hub.VisitPage{Title: t.Title, Text: t.Text, Image: t.Image, Terms: t.Terms},
+		Copied:  t.Files != "",
 	}
 	if p.MachineMemory > 0 && x.Limits.Memory > 0 {
 		p.Visits.Max = min(t.Max, int(max(0, p.MachineMemory-int64(t.Reserve))/x.Limits.Memory))
@@ -111,6 +112,19 @@ func (c *Config) validateTmp(k *checks, m Machine) {
 	k.that(t.Age >= Duration(time.Minute) && t.Age <= Duration(24*time.Hour), "tmp.age", "out of range", "give 1m to 24h")
 	k.that(time.Duration(t.Extensions)*time.Duration(t.Extend) <= 7*24*time.Hour, "tmp.extend", "with all extensions a visit would last over a week", "give less")
 	k.that(t.ArrivalsIn > 0, "tmp.arrivals_window", "it must last", "give something like 1h")
+	c.validateTmpNetworks(k)
+	c.validateSiblings(k)
+	k.that(t.Files == "" || plainPath(t.Files) && t.Files != "/", "tmp.files", "this is no directory", "give the whole path, such as /srv/notebooks")
+	image := strings.ToLower(filepath.Ext(t.Image))
+	k.that(t.Image == "" || plainPath(t.Image) && slices.Contains([]string{".png", ".jpg", ".jpeg", ".webp"}, image), "tmp.image", "this is no picture", "give the whole path of a file that ends in .png, .jpg or .webp")
+	if t.Enabled {
+		c.validateOpenTmp(k, m)
+	}
+}
+
+// validateTmpNetworks checks who is let in, and from where.
+func (c *Config) validateTmpNetworks(k *checks) {
+	t := c.Tmp
 	for i, n := range t.Exempt {
 		_, err := netip.ParsePrefix(n)
 		k.that(err == nil, fmt.Sprintf("tmp.exempt_networks[%d]", i), "this is no network", "write 10.0.0.0/8")
@@ -127,11 +141,14 @@ func (c *Config) validateTmp(k *checks, m Machine) {
 		_, err = time.Parse(time.RFC3339, b.Until)
 		k.that(b.Until == "" || err == nil, at+"until", "this is no time", "write 2026-12-31T18:00:00Z, or leave it out")
 	}
-	k.that(t.Files == "" || plainPath(t.Files) && t.Files != "/", "tmp.files", "this is no directory", "give the whole path, such as /srv/notebooks")
-	image := strings.ToLower(filepath.Ext(t.Image))
-	k.that(t.Image == "" || plainPath(t.Image) && slices.Contains([]string{".png", ".jpg", ".jpeg", ".webp"}, image), "tmp.image", "this is no picture", "give the whole path of a file that ends in .png, .jpg or .webp")
-	if t.Enabled {
-		c.validateOpenTmp(k, m)
+}
+
+func (c *Config) validateSiblings(k *checks) {
+	for i, s := range c.Tmp.Siblings {
+		u, err := url.Parse(s)
+		plain := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == "" && strings.HasSuffix(u.Path, "/") && u.String() == s
+		k.that(plain, fmt.Sprintf("tmp.siblings[%d]", i), "this is no public address", "write https://two.example.org/, with a slash at the end")
+		k.that(s != c.PublicURL, fmt.Sprintf("tmp.siblings[%d]", i), "this is this deployment's own address", "name the others only")
 	}
 }
 
