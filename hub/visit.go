@@ -88,6 +88,7 @@ type VisitPolicy struct {
 	Exempt     []netip.Prefix // networks that these two limits are not for
 	Bans       []Ban
 	Page       VisitPage
+	Captcha    CaptchaPolicy
 	Copied     bool // the server copies what a link names into the home
 }
 

@@ -34,7 +34,7 @@ type VisitServers interface {
 	Policy() Policy
 }
 
-// VisitorsConfig is what [Visitors] need; every field is required.
+// VisitorsConfig is what [Visitors] need; every field but Captcha is required.
 type VisitorsConfig struct {
 	Manager  VisitServers
 	Visits   VisitStore
@@ -43,6 +43,7 @@ type VisitorsConfig struct {
 	Tokens   TokenStore
 	Leases   Leases
 	Keyring  *Keyring
+	Captcha  Captcha // nil: no service checks one
 	Logger   *slog.Logger
 }
 

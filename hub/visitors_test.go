@@ -27,9 +27,7 @@ func (w *world) visitors(p *process, change func(*hub.VisitPolicy)) *hub.Visitor
 			change(&p.Visits)
 		}
 	})
-	v, err := hub.NewVisitors(hub.VisitorsConfig{
-		Manager: p.Manager, Visits: w.store, Servers: w.store, Sessions: w.store, Tokens: w.store, Leases: w.store, Keyring: w.keys, Logger: slog.New(slog.NewTextHandler(w, nil)),
-	})
+	v, err := hub.NewVisitors(w.visitorsConfig(p))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -41,6 +39,12 @@ func (w *world) visitors(p *process, change func(*hub.VisitPolicy)) *hub.Visitor
 	}()
 	w.t.Cleanup(func() { cancel(); <-done })
 	return v
+}
+
+func (w *world) visitorsConfig(p *process) hub.VisitorsConfig {
+	return hub.VisitorsConfig{
+		Manager: p.Manager, Visits: w.store, Servers: w.store, Sessions: w.store, Tokens: w.store, Leases: w.store, Keyring: w.keys, Logger: slog.New(slog.NewTextHandler(w, nil)),
+	}
 }
 
 func from(n int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", n)) }

@@ -64,6 +64,7 @@ func (d *deployment) reload(ctx context.Context, f *flags, policy *atomic.Pointe
 		kernel = opts.Name()
 	}
 	p := cfg.Policy(kernel, policy.Load().MachineMemory)
+	p.Visits.Captcha = policy.Load().Visits.Captcha // what checks it was made at the start
 	policy.Store(&p)
 	d.logger.InfoContext(ctx, "configuration reloaded", "profiles", len(p.Profiles), "file", filepath.Base(f.config))
 }

@@ -13,6 +13,7 @@ import (
 
 	"carrel/hub"
 	"carrel/hub/api"
+	"carrel/hub/captcha"
 	"carrel/hub/devidp"
 	"carrel/hub/jupyter"
 	"carrel/hub/metrics"
@@ -122,8 +123,12 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if err := seen.Show(manager); err != nil {
 		return nil, err
 	}
+	service, err := d.captcha()
+	if err != nil {
+		return nil, err
+	}
 	visitors, err := hub.NewVisitors(hub.VisitorsConfig{
-		Manager: manager, Visits: store, Servers: store, Sessions: store, Tokens: store, Leases: store, Keyring: d.keys, Logger: d.logger,
+		Manager: manager, Visits: store, Servers: store, Sessions: store, Tokens: store, Leases: store, Keyring: d.keys, Captcha: service, Logger: d.logger,
 	})
 	if err != nil {
 		return nil, err
@@ -172,6 +177,19 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 		mux.Handle(root+"/demo-provider/", idp)
 	}
 	return &hubParts{manager: manager, auth: auth, visits: visitors, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
+}
+
+// captcha is the service that checks visitors' captchas; nil without one.
+func (d *deployment) captcha() (hub.Captcha, error) {
+	c := d.cfg.Tmp.Captcha
+	if c.Kind != string(hub.CaptchaSite) {
+		return nil, nil
+	}
+	at, err := url.Parse(d.cfg.PublicURL)
+	if err != nil {
+		return nil, hub.Wrap(hub.Invalid, "read public_url", err)
+	}
+	return captcha.New(captcha.Config{VerifyURL: c.Resolved().VerifyURL, Secret: hub.NewSecret(c.Secret), Host: at.Hostname()})
 }
 
 // metrics are the hub's, with whether what it needs answers.

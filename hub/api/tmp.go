@@ -20,6 +20,8 @@ type Visits interface {
 	Visit(ctx context.Context, name hub.UserName) (hub.Visit, hub.LinePlace, error)
 	Leave(ctx context.Context, name hub.UserName, why string) error
 	Stats(ctx context.Context) (hub.VisitStats, error)
+	Challenge(from netip.Addr) (hub.Challenge, error)
+	Prove(ctx context.Context, from netip.Addr, proof hub.Proof) error
 }
 
 // Siblings are deployments elsewhere that may have room where this one has none.
@@ -32,10 +34,11 @@ type Siblings interface {
 // tmpnb's as it answered them, which the proxy hands on from <base>api/.
 func (a *API) mountVisits() {
 	for path, methods := range map[string]map[string]func(http.ResponseWriter, *http.Request) error{
-		"/tmp":         {http.MethodPost: a.openVisit, http.MethodDelete: a.endVisit},
-		"/tmp/stats":   {http.MethodGet: a.visitStats},
-		"/tmpnb/spawn": {http.MethodPost: a.tmpnbSpawn},
-		"/tmpnb/stats": {http.MethodGet: a.tmpnbStats},
+		"/tmp":           {http.MethodPost: a.openVisit, http.MethodDelete: a.endVisit},
+		"/tmp/challenge": {http.MethodGet: a.challenge},
+		"/tmp/stats":     {http.MethodGet: a.visitStats},
+		"/tmpnb/spawn":   {http.MethodPost: a.tmpnbSpawn},
+		"/tmpnb/stats":   {http.MethodGet: a.tmpnbStats},
 	} {
 		var allowed []string
 		for method, h := range methods {
@@ -80,12 +83,46 @@ type opened struct {
 	token hub.Secret
 }
 
-// open takes a program in, waits until its server is ready, and gives the token for it.
-func (a *API) open(r *http.Request) (opened, error) {
+func (a *API) client(r *http.Request) netip.Addr {
 	from, err := netip.ParseAddr(a.cfg.ClientAddr(r))
 	if err != nil {
-		from = netip.Addr{}
+		return netip.Addr{}
 	}
+	return from
+}
+
+// challenge gives a program the work that it shows then.
+func (a *API) challenge(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.cfg.Visits.Challenge(a.client(r))
+	if err != nil {
+		return err
+	}
+	return reply(w, http.StatusOK, c)
+}
+
+// prove checks what a program shows, unless it has the token of an account and need not.
+func (a *API) prove(r *http.Request, proof hub.Proof) error {
+	if c := a.cfg.Visits.Policy().Captcha; c.Kind == hub.CaptchaNone || c.Exempt && a.hasAccount(r) {
+		return nil
+	}
+	return a.cfg.Visits.Prove(r.Context(), a.client(r), proof)
+}
+
+// hasAccount tells whether a request has a token that an account made, and that is good still.
+func (a *API) hasAccount(r *http.Request) bool {
+	if r.Header.Get("Authorization") == "" {
+		return false
+	}
+	_, err := a.caller(r)
+	return err == nil // a visitor's is no account's
+}
+
+// open takes a program in, waits until its server is ready, and gives the token for it.
+func (a *API) open(r *http.Request, proof hub.Proof) (opened, error) {
+	if err := a.prove(r, proof); err != nil {
+		return opened{}, err
+	}
+	from := a.client(r)
 	visit, _, err := a.cfg.Visits.Come(r.Context(), from, "", "program")
 	if err != nil {
 		return opened{}, err
@@ -133,10 +170,15 @@ func (a *API) awaitVisit(ctx context.Context, visit hub.Visit) error {
 }
 
 func (a *API) openVisit(w http.ResponseWriter, r *http.Request) error {
-	if err := decode(w, r, &struct{}{}); err != nil {
+	var proof struct {
+		Challenge string `json:"challenge"`
+		Answer    string `json:"answer"`
+		Captcha   string `json:"captcha"`
+	}
+	if err := decode(w, r, &proof); err != nil {
 		return err
 	}
-	o, err := a.open(r)
+	o, err := a.open(r, hub.Proof{Challenge: proof.Challenge, Answer: proof.Answer, Response: proof.Captcha})
 	if err != nil {
 		a.pointOn(w, r, err, "hub/api/tmp")
 		w.Header().Set("Retry-After", strconv.Itoa(a.comeAgain(r.Context())))
@@ -207,7 +249,7 @@ func (a *API) visitStats(w http.ResponseWriter, r *http.Request) error {
 // tmpnbSpawn is tmpnb's: the path of a notebook, or 429 when there is none. The path comes with the token
 // that opens it, where tmpnb's was open to everybody who knew it.
 func (a *API) tmpnbSpawn(w http.ResponseWriter, r *http.Request) error {
-	o, err := a.open(r)
+	o, err := a.open(r, hub.Proof{}) // its clients know of none
 	switch {
 	case err == nil:
 		return reply(w, http.StatusOK, map[string]string{"url": a.cfg.Origins.ServerPath(o.visit.Key()) + "?token=" + o.token.Reveal()})

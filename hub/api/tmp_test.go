@@ -135,3 +135,55 @@ func TestVisitsOfOtherSitesPages(t *testing.T) {
 		t.Errorf("from a site that nobody named: status %d", r.status)
 	}
 }
+
+// TestWorkOfPrograms: they show work as browsers do, unless they have the token of an account.
+func TestWorkOfPrograms(t *testing.T) {
+	s := newSite(t)
+	s.letVisitorsIn()
+	set := func(exempt bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.policy.Visits.Max, s.policy.Visits.Captcha = 9, hub.CaptchaPolicy{Kind: hub.CaptchaWork, Bits: 8, Exempt: exempt}
+	}
+	set(true)
+	r := s.do("GET", "/tmp/challenge", "")
+	text, _ := r.json["challenge"].(string)
+	if r.status != http.StatusOK || r.json["bits"] != 8.0 || text == "" {
+		t.Fatalf("the work: status %d, %s", r.status, r.body)
+	}
+	answer, err := hub.Work(t.Context(), hub.Challenge{Text: text, Bits: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := `{"challenge":"` + text + `","answer":"` + answer + `"}`
+	alice := as(s.token("alice"))
+	for _, c := range []struct {
+		what, call, body string
+		edit             func(*http.Request)
+		status           int
+	}{
+		{"nothing", "/tmp", "", nil, http.StatusForbidden},
+		{"a made-up token", "/tmp", "", as("nobodys"), http.StatusForbidden},
+		{"an old client", "/tmpnb/spawn", "", nil, http.StatusForbidden},
+		{"work", "/tmp", shown, nil, http.StatusCreated},
+		{"the same work", "/tmp", shown, nil, http.StatusForbidden},
+		{"an account's token", "/tmp", "", alice, http.StatusCreated},
+		{"an old client with an account's token", "/tmpnb/spawn", "", alice, http.StatusOK},
+	} {
+		edit := c.edit
+		if edit == nil {
+			edit = func(*http.Request) {}
+		}
+		if r := s.do("POST", c.call, c.body, edit); r.status != c.status {
+			t.Errorf("with %s: status %d, %s", c.what, r.status, r.body)
+		} else if token, _ := r.json["token"].(string); token != "" && c.what == "work" {
+			if r := s.do("POST", "/tmp", "", as(token)); r.status != http.StatusForbidden {
+				t.Errorf("with a visitor's token: status %d", r.status)
+			}
+		}
+	}
+	set(false)
+	if r := s.do("POST", "/tmp", "", alice); r.status != http.StatusForbidden {
+		t.Errorf("with an account's token, where it does not help: status %d", r.status)
+	}
+}

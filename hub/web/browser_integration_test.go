@@ -284,3 +284,33 @@ func TestANotebookCannotActOnTheHub(t *testing.T) {
 		t.Errorf("the notebook stopped its reader's server: %v", s.servers.stops)
 	}
 }
+
+// TestWorkInABrowser: the landing page's script does the work that is asked for, within our own policy, and
+// leads into the line; a captcha's script from elsewhere may run there too.
+func TestWorkInABrowser(t *testing.T) {
+	t.Parallel()
+	s := served(t)
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Max, p.Captcha = 0, hub.CaptchaPolicy{Kind: hub.CaptchaWork, Bits: 12}
+	})
+	b := newBrowser(t, s)
+	b.do("work and click", chromedp.Navigate(s.origins.HubURL("tmp")), chromedp.Click("#come button", chromedp.NodeVisible), chromedp.WaitVisible("#line"))
+	b.noFaults()
+
+	widget := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/javascript")
+		w.Header().Set("Cross-Origin-Resource-Policy", "cross-origin")
+		fmt.Fprint(w, `document.querySelector(".h-captcha").innerHTML = '<input type="hidden" name="answer-here" value="' + document.querySelector(".h-captcha").dataset.sitekey + '">solved'`)
+	}))
+	t.Cleanup(widget.Close)
+	other := served(t)
+	other.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Captcha = hub.CaptchaPolicy{Kind: hub.CaptchaSite, Widget: hub.CaptchaWidget{Script: widget.URL + "/api.js", Class: "h-captcha", SiteKey: "key", Field: "answer-here", Origins: []string{widget.URL}}}
+	})
+	var text string
+	b.do("a captcha", chromedp.Navigate(other.origins.HubURL("tmp")), chromedp.WaitReady(".h-captcha input"), chromedp.Text(".h-captcha", &text))
+	if text != "solved" {
+		t.Errorf("the captcha shows %q", text)
+	}
+	b.noFaults()
+}

@@ -29,6 +29,8 @@ type Visits interface {
 	Back(ctx context.Context, name hub.UserName) (hub.Visit, error)
 	Extend(ctx context.Context, name hub.UserName) (hub.Visit, error)
 	Stats(ctx context.Context) (hub.VisitStats, error)
+	Challenge(from netip.Addr) (hub.Challenge, error)
+	Prove(ctx context.Context, from netip.Addr, proof hub.Proof) error
 }
 
 // Siblings are deployments elsewhere that may have room where this one has none.
@@ -41,7 +43,8 @@ type tmpView struct {
 	Title, Image, Fault, Path, Ended   string
 	Text, Terms                        []string
 	ComeURL, WaitURL, LeaveURL, Button string
-	DownloadURL                        string
+	DownloadURL, ChallengeURL          string
+	Widget                             *hub.CaptchaWidget // nil: none
 	Age                                string
 	Open                               bool // this browser has a notebook
 	Hop                                bool // this browser was sent here by a sibling, and is not sent on
@@ -175,7 +178,29 @@ func (w *Web) showTmp(rw http.ResponseWriter, r *http.Request, status int, view 
 	if view.Path != "" {
 		view.Button = "Open the notebook"
 	}
-	return w.render(rw, status, "tmp", frame{Title: view.Title}, view)
+	f := frame{Title: view.Title}
+	switch p.Captcha.Kind {
+	case hub.CaptchaNone:
+	case hub.CaptchaWork:
+		view.ChallengeURL, f.Script = w.path("tmp/challenge"), "tmp-work.js"
+	case hub.CaptchaSite:
+		view.Widget = &p.Captcha.Widget
+		httpx.AllowWidget(rw.Header(), w.cfg.FormAction, p.Captcha.Widget.Origins)
+	}
+	if view.Open {
+		f.Script = "" // there is no form
+	}
+	return w.render(rw, status, "tmp", f, view)
+}
+
+// challenge gives the landing page's script its work.
+func (w *Web) challenge(rw http.ResponseWriter, r *http.Request) error {
+	c, err := w.cfg.Visits.Challenge(w.client(r))
+	if err != nil {
+		return err
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	return hub.Wrap(hub.Canceled, "send challenge", json.NewEncoder(rw).Encode(c))
 }
 
 // paragraphs of a text, which an empty line parts.
@@ -216,7 +241,14 @@ func (w *Web) come(rw http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	_, secret, err := w.cfg.Visits.Come(r.Context(), w.client(r), path, agent(r))
+	proof := hub.Proof{Challenge: r.PostFormValue("challenge"), Answer: r.PostFormValue("answer")}
+	if field := w.cfg.Visits.Policy().Captcha.Widget.Field; field != "" {
+		proof.Response = r.PostFormValue(field)
+	}
+	var secret hub.Secret
+	if err = w.cfg.Visits.Prove(r.Context(), w.client(r), proof); err == nil {
+		_, secret, err = w.cfg.Visits.Come(r.Context(), w.client(r), path, agent(r))
+	}
 	switch {
 	case err == nil:
 		http.SetCookie(rw, w.visitorCookie(secret.Reveal(), 0))

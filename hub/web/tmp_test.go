@@ -366,3 +366,66 @@ func TestSiblings(t *testing.T) {
 	}
 	stays(one, "", "/hub/tmp?path=a/b.ipynb") // nobody has room: the line is here
 }
+
+// TestWorkAtTheDoor: the page has the script do the work; without it, or twice with the same, nobody is let in.
+func TestWorkAtTheDoor(t *testing.T) {
+	s := plainSite(t)
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Max, p.Captcha = 2, hub.CaptchaPolicy{Kind: hub.CaptchaWork, Bits: 8}
+	})
+	p := s.get("", "/hub/tmp")
+	if !strings.Contains(p.Body.String(), `data-challenge="/hub/tmp/challenge"`) || !strings.Contains(p.Body.String(), "tmp-work.js") {
+		t.Errorf("the page asks for no work: %s", p.Body)
+	}
+	at := http.Header{"X-Forwarded-For": {"192.0.2.1"}}
+	come := func(form url.Values, header http.Header) answer { return s.ask("", "POST", "/hub/tmp", form, header) }
+	if p := come(nil, at); p.Code != http.StatusForbidden || p.cookie("carrel-visitor") != nil || !strings.Contains(p.text(), "work") {
+		t.Errorf("without work: status %d, %s", p.Code, p.text())
+	}
+	p = s.ask("", "GET", "/hub/tmp/challenge", nil, http.Header{"X-Forwarded-For": {"192.0.2.1"}, "Sec-Fetch-Mode": {"cors"}, "Accept": {"application/json"}})
+	var c hub.Challenge
+	if err := json.Unmarshal(p.Body.Bytes(), &c); err != nil || c.Bits != 8 || p.Header().Get("Cache-Control") != "no-store" {
+		t.Fatalf("the work is %s, %v", p.Body, err)
+	}
+	answer, err := hub.Work(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"challenge": {c.Text}, "answer": {answer}}
+	if p := come(form, http.Header{"X-Forwarded-For": {"192.0.2.9"}}); p.Code != http.StatusForbidden {
+		t.Errorf("somebody else's work: status %d", p.Code)
+	}
+	if p := come(form, at); p.Code != http.StatusSeeOther || p.cookie("carrel-visitor") == nil {
+		t.Errorf("with work: status %d, %s", p.Code, p.text())
+	}
+	if p := come(form, at); p.Code != http.StatusForbidden || !strings.Contains(p.text(), "used before") {
+		t.Errorf("with the same work: status %d, %s", p.Code, p.text())
+	}
+}
+
+// TestCaptchaAtTheDoor: the service's script is let into the landing page, and into no other.
+func TestCaptchaAtTheDoor(t *testing.T) {
+	s := plainSite(t)
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Captcha = hub.CaptchaPolicy{Kind: hub.CaptchaSite, Widget: hub.CaptchaWidget{
+			Script: "https://captcha.example/api.js", Class: "h-captcha", SiteKey: `k"<>`, Field: "h-captcha-response", Origins: []string{"https://captcha.example"},
+		}}
+	})
+	p := s.get("", "/hub/tmp")
+	policy := p.Header().Get("Content-Security-Policy")
+	if !strings.Contains(p.Body.String(), `<div class="h-captcha" data-sitekey="k&#34;&lt;&gt;"></div>`) || !strings.Contains(p.Body.String(), `src="https://captcha.example/api.js"`) {
+		t.Errorf("the page shows no captcha: %s", p.Body)
+	}
+	if !strings.Contains(policy, "script-src 'self' https://captcha.example;") || !strings.Contains(policy, "frame-src https://captcha.example;") || strings.Contains(policy, "unsafe") {
+		t.Errorf("the landing page's policy is %s", policy)
+	}
+	for _, other := range []string{"/hub/login", "/hub/tmp?path=../x", "/hub/tmp/status", "/hub/home"} {
+		if policy := s.get("", other).Header().Get("Content-Security-Policy"); strings.Contains(policy, "captcha.example") {
+			t.Errorf("the policy of %s is %s", other, policy)
+		}
+	}
+	// The hub of this test has no service that could say yes.
+	if p := s.ask("", "POST", "/hub/tmp", url.Values{"h-captcha-response": {"x"}}, nil); p.Code != http.StatusForbidden || p.cookie("carrel-visitor") != nil {
+		t.Errorf("unchecked: status %d", p.Code)
+	}
+}

@@ -117,6 +117,7 @@ func (w *Web) mount() {
 		"GET /ticket":                         w.anyTicket,
 		"GET /tmp":                            w.open(w.tmp),
 		"POST /tmp":                           w.open(w.come),
+		"GET /tmp/challenge":                  w.open(w.challenge),
 		"GET /tmp/wait":                       w.guested(w.wait),
 		"GET /tmp/status":                     w.guested(w.status),
 		"GET /tmp/progress":                   w.guested(w.tmpProgress),

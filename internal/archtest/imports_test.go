@@ -17,6 +17,7 @@ var adapters = map[string]string{
 	"hub/devidp":           "a provider for demos must never be reachable from code that guards a real one",
 	"hub/redisstore":       "who holds the state is the operator's choice",
 	"hub/metrics":          "what is measured must not come to decide anything",
+	"hub/captcha":          "which service tells people from machines is the operator's choice",
 	"hub/siblings":         "whom visitors are sent to is the operator's choice, and an answer from elsewhere is believed nowhere else",
 	"hub/jupyter":          "it speaks to hostile servers; its types stay with it",
 	"proxy":                "it runs as a process of fewer rights, and may carry nothing that it does not use",

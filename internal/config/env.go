@@ -82,6 +82,7 @@ func eachField(v reflect.Value, field string, do func(string, reflect.Value, ref
 // readSecrets reads the files that hold secrets.
 func (l *loader) readSecrets(cfg *Config) {
 	l.readSecret("redis.url", cfg.Redis.URLFile, &cfg.Redis.URL)
+	l.readSecret("tmp.captcha.secret", cfg.Tmp.Captcha.SecretFile, &cfg.Tmp.Captcha.Secret)
 	for i := range cfg.OIDC.Providers {
 		p := &cfg.OIDC.Providers[i]
 		l.readSecret(fmt.Sprintf("oidc.providers[%d].client_secret", i), p.ClientSecretFile, &p.ClientSecret)

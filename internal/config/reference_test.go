@@ -65,7 +65,7 @@ func TestTheReferenceHoldsEveryField(t *testing.T) {
 	}
 }
 
-var secretFile = regexp.MustCompile(`((?:client_secret|url)_file: )[^,}\s]+`)
+var secretFile = regexp.MustCompile(`((?:secret|url)_file: )[^,}\s]+`)
 
 // TestExamplesInTheDocs: each YAML block of the documentation is a configuration without faults. The
 // files that it names are stood in for.

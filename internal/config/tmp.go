@@ -35,6 +35,7 @@ type Tmp struct {
 	ArrivalsIn Duration `yaml:"arrivals_window" reload:"live" doc:"The time that arrivals_per_address is for."`
 	Exempt     []string `yaml:"exempt_networks" reload:"live" doc:"Networks that per_address and arrivals_per_address are not for, such as a classroom's."`
 	CORS       []string `yaml:"cors_origins" doc:"Origins of other sites whose pages may open a notebook with POST hub/api/tmp and use it, such as a journal's; each exactly as a browser writes it."`
+	Captcha    Captcha  `yaml:"captcha" doc:"What is asked for beside the click."`
 	Siblings   []string `yaml:"siblings" doc:"Public addresses of other deployments with notebooks for visitors, each with a slash at the end: when all are taken here, visitors are sent to the one with most room. Each may name the others."`
 	Bans       []Ban    `yaml:"bans" reload:"live" doc:"Networks whose visitors are not let in."`
 }
@@ -52,6 +53,7 @@ func defaultTmp() Tmp {
 	return Tmp{
 		Title: "A notebook, now", Text: "Try out code in a notebook of your own. There is nothing to install and no account to make.",
 		Max: 10, Line: 100, Idle: Duration(10 * time.Minute), Age: Duration(time.Hour), Extend: Duration(30 * time.Minute), Extensions: 2, Grace: Duration(150 * time.Second), AtOnce: 4, Arrivals: 30, ArrivalsIn: Duration(time.Hour),
+		Captcha: Captcha{Bits: 17, Exempt: true},
 	}
 }
 
@@ -84,6 +86,7 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 		AtOnce: t.AtOnce, Arrivals: t.Arrivals, ArrivalsIn: time.Duration(t.ArrivalsIn),
 		Page:    hub.VisitPage{Title: t.Title, Text: t.Text, Image: t.Image, Terms: t.Terms},
 		Copied:  t.Files != "",
+		Captcha: t.Captcha.policy(),
 	}
 	if p.MachineMemory > 0 && x.Limits.Memory > 0 {
 		p.Visits.Max = min(t.Max, int(max(0, p.MachineMemory-int64(t.Reserve))/x.Limits.Memory))
@@ -114,6 +117,7 @@ func (c *Config) validateTmp(k *checks, m Machine) {
 	k.that(t.ArrivalsIn > 0, "tmp.arrivals_window", "it must last", "give something like 1h")
 	c.validateTmpNetworks(k)
 	c.validateSiblings(k)
+	c.validateCaptcha(k)
 	k.that(t.Files == "" || plainPath(t.Files) && t.Files != "/", "tmp.files", "this is no directory", "give the whole path, such as /srv/notebooks")
 	image := strings.ToLower(filepath.Ext(t.Image))
 	k.that(t.Image == "" || plainPath(t.Image) && slices.Contains([]string{".png", ".jpg", ".jpeg", ".webp"}, image), "tmp.image", "this is no picture", "give the whole path of a file that ends in .png, .jpg or .webp")

@@ -221,6 +221,14 @@ func SecurityHeaders(h http.Header, formAction string) {
 	h.Set("X-Frame-Options", "DENY")
 }
 
+// AllowWidget changes the policy of one page of ours so that it may show a widget from these origins. Scripts
+// of others make markup from text, so that this is not forbidden there.
+func AllowWidget(h http.Header, formAction string, origins []string) {
+	from := strings.Join(origins, " ")
+	h.Set("Content-Security-Policy", strings.TrimSpace("default-src 'none'; script-src 'self' "+from+"; style-src 'self' "+from+"; img-src 'self' "+from+"; connect-src 'self' "+from+"; frame-src "+from+"; "+
+		"base-uri 'none'; frame-ancestors 'none'; form-action 'self' "+formAction))
+}
+
 // ReadForm parses a form's fields, of at most limit bytes. Errors are Invalid, with status 400, or
 // 413 for what is too large.
 func ReadForm(w http.ResponseWriter, r *http.Request, limit int64) error {
