@@ -20,7 +20,9 @@ func (o *overSeen) StartOver(last string, took time.Duration, steps []StepTime) 
 	o.n++
 }
 
-func (o *overSeen) Culled(string) {}
+func (o *overSeen) Culled(string)                 {}
+func (o *overSeen) PauseOver(string)              {}
+func (o *overSeen) WakeOver(time.Duration, error) {}
 
 // A step lasts from its first word to the next one's, however often it is told of.
 func TestStepsAreTimed(t *testing.T) {

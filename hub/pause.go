@@ -116,6 +116,14 @@ func errNotRunning(op string) error {
 // back what comes for the server until it is awake, and one that knows of a use wakes it at once.
 func (m *Manager) flyPause(ctx context.Context, f *flight, rec Server, used time.Time) {
 	err := m.freeze(ctx, f, rec, used)
+	switch {
+	case err == nil:
+		m.cfg.Observer.PauseOver("paused")
+	case errors.Is(err, errWanted):
+		m.cfg.Observer.PauseOver("objected")
+	default:
+		m.cfg.Observer.PauseOver("failed")
+	}
 	if err == nil {
 		m.cfg.Logger.InfoContext(ctx, "server", "server", rec.Key.String(), "generation", rec.Generation, "phase", Paused)
 		return
@@ -209,7 +217,11 @@ func (m *Manager) tryWake(ctx context.Context, key ServerKey) (rec Server, over 
 	m.launch(ctx, f, lease, rec, func(ctx context.Context) {
 		ctx, done := context.WithTimeout(ctx, cleanupWithin)
 		defer done()
+		began := time.Now()
 		thawed, failure = m.thaw(ctx, rec)
+		if rec.Phase == Paused {
+			m.cfg.Observer.WakeOver(time.Since(began), failure)
+		}
 	})
 	select {
 	case <-f.done:

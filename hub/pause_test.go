@@ -51,6 +51,9 @@ func TestPauseAndWake(t *testing.T) {
 		if is := w.record(key); is.Generation != was.Generation || !is.Started.Equal(was.Started) {
 			t.Errorf("it was %+v, and is %+v", was, is)
 		}
+		if pauses, wakes := w.seen.of("pause"), w.seen.of("wake"); pauses != "pause paused" || wakes != "wake ok" {
+			t.Errorf("the observer was told %q, %q", pauses, wakes)
+		}
 		settle()
 		w.agrees(key, hub.Ready)
 	})
@@ -84,6 +87,9 @@ func TestAPauseIsObjectedTo(t *testing.T) {
 			t.Errorf("it waited %v", took)
 		}
 		wg.Wait()
+		if got := w.seen.of("pause"); got != "pause objected" {
+			t.Errorf("the observer was told %q", got)
+		}
 		w.agrees(key, hub.Ready)
 	})
 }

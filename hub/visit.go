@@ -49,7 +49,8 @@ type Visit struct {
 	Expires  time.Time  `json:"expires"`  // zero while in line
 	Left     time.Time  `json:"left"`     // when the last page said goodbye; zero: it did not, or came back
 	Extended int        `json:"extended,omitempty"`
-	Why      string     `json:"why,omitempty"` // why it ends, for the visitor
+	Why      string     `json:"why,omitempty"` // why it ends, for the visitor …
+	End      VisitEnd   `json:"end,omitempty"` // … and as a word
 	Revision uint64     `json:"revision"`      // counted by the store at each write
 }
 

@@ -98,6 +98,14 @@ func refuseProof(message string) error {
 
 // Prove checks what came with a click; each proof is good once, at all hubs. Forbidden without a good one.
 func (v *Visitors) Prove(ctx context.Context, from netip.Addr, proof Proof) error {
+	err := v.prove(ctx, from, proof)
+	if err != nil && KindOf(err) == Forbidden {
+		v.cfg.Observer.VisitRefused(RefusedCaptcha)
+	}
+	return err
+}
+
+func (v *Visitors) prove(ctx context.Context, from netip.Addr, proof Proof) error {
 	switch c := v.Policy().Captcha; c.Kind {
 	case CaptchaNone:
 		return nil

@@ -34,7 +34,7 @@ type VisitServers interface {
 	Policy() Policy
 }
 
-// VisitorsConfig is what [Visitors] need; every field but Captcha is required.
+// VisitorsConfig is what [Visitors] need; every field but Captcha and Observer is required.
 type VisitorsConfig struct {
 	Manager  VisitServers
 	Visits   VisitStore
@@ -43,7 +43,8 @@ type VisitorsConfig struct {
 	Tokens   TokenStore
 	Leases   Leases
 	Keyring  *Keyring
-	Captcha  Captcha // nil: no service checks one
+	Captcha  Captcha       // nil: no service checks one
+	Observer VisitObserver // may be nil
 	Logger   *slog.Logger
 }
 
@@ -67,6 +68,9 @@ type Visitors struct {
 func NewVisitors(cfg VisitorsConfig) (*Visitors, error) {
 	if cfg.Manager == nil || cfg.Visits == nil || cfg.Servers == nil || cfg.Sessions == nil || cfg.Tokens == nil || cfg.Leases == nil || cfg.Keyring == nil || cfg.Logger == nil {
 		return nil, Errorf(Internal, "make visitors", "a part is missing")
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = unobserved{}
 	}
 	return &Visitors{cfg: cfg, wake: make(chan struct{}, 1), looking: make(chan struct{}, 1), purging: map[UserName]bool{}}, nil
 }
@@ -94,7 +98,7 @@ func (v *Visitors) Come(ctx context.Context, from netip.Addr, path, agent string
 		Expires: now.Add(sessionBeyond + p.Age + time.Duration(p.Extensions)*p.Extend), Agent: agent,
 	}
 	err := v.exclusively(ctx, func(all []Visit) error {
-		if err := room(p, all, shares); err != nil {
+		if err := v.room(p, all, shares); err != nil {
 			return err
 		}
 		var err error
@@ -117,12 +121,11 @@ func (v *Visitors) Come(ctx context.Context, from netip.Addr, path, agent string
 
 // welcome refuses whom no line is for. It costs a count for each network, and nothing for who is banned.
 func (v *Visitors) welcome(ctx context.Context, p VisitPolicy, from netip.Addr) error {
-	const op = "take visitor in"
 	if !p.Enabled {
-		return &Error{Kind: NotFound, Op: op, Message: "there are no notebooks for visitors here", Remedy: "sign in"}
+		return &Error{Kind: NotFound, Op: "take visitor in", Message: "there are no notebooks for visitors here", Remedy: "sign in"}
 	}
 	if p.Banned(from, time.Now()) {
-		return &Error{Kind: Forbidden, Op: op, Message: "visitors from your network are not let in", Remedy: "sign in, or ask an administrator"}
+		return v.refuse(RefusedBan, Forbidden, "visitors from your network are not let in", "sign in, or ask an administrator")
 	}
 	if p.Arrivals <= 0 {
 		return nil
@@ -133,15 +136,14 @@ func (v *Visitors) welcome(ctx context.Context, p VisitPolicy, from netip.Addr) 
 			return err
 		}
 		if n > s.times*p.Arrivals {
-			return &Error{Kind: TooMany, Op: op, Message: "too many notebooks were opened from your network lately", Remedy: "try again later, or sign in"}
+			return v.refuse(RefusedArrivals, TooMany, "too many notebooks were opened from your network lately", "try again later, or sign in")
 		}
 	}
 	return nil
 }
 
 // room refuses a visit beyond the limits of its networks or of the line.
-func room(p VisitPolicy, all []Visit, shares []share) error {
-	const op = "take visitor in"
+func (v *Visitors) room(p VisitPolicy, all []Visit, shares []share) error {
 	waiting := 0
 	for _, o := range all {
 		if o.Phase == VisitWaiting {
@@ -149,7 +151,7 @@ func room(p VisitPolicy, all []Visit, shares []share) error {
 		}
 	}
 	if waiting >= p.Line && len(all) >= p.Max {
-		return &Error{Kind: Unavailable, Op: op, Message: "all notebooks are taken, and the line is full", Remedy: "try again in a few minutes"}
+		return v.refuse(RefusedFull, Unavailable, "all notebooks are taken, and the line is full", "try again in a few minutes")
 	}
 	if p.AtOnce <= 0 {
 		return nil
@@ -162,10 +164,16 @@ func room(p VisitPolicy, all []Visit, shares []share) error {
 			}
 		}
 		if here >= s.times*p.AtOnce {
-			return &Error{Kind: TooMany, Op: op, Message: "as many notebooks as may be are open from your network", Remedy: "close one of them, or try again later"}
+			return v.refuse(RefusedAtOnce, TooMany, "as many notebooks as may be are open from your network", "close one of them, or try again later")
 		}
 	}
 	return nil
+}
+
+// refuse notes that somebody is not taken in, and tells them why.
+func (v *Visitors) refuse(why VisitRefusal, kind Kind, message, remedy string) error {
+	v.cfg.Observer.VisitRefused(why)
+	return &Error{Kind: kind, Op: "take visitor in", Message: message, Remedy: remedy}
 }
 
 // within tells whether a network is another, or a part of it.
@@ -203,7 +211,16 @@ func (v *Visitors) Visit(ctx context.Context, name UserName) (visit Visit, place
 
 // Leave ends a visit. It is no error if it is over.
 func (v *Visitors) Leave(ctx context.Context, name UserName, why string) error {
-	_, err := v.change(ctx, name, func(x *Visit) { x.Phase, x.Why = VisitEnding, why })
+	return v.leave(ctx, name, EndDone, why)
+}
+
+// Expel ends a visit as an administrator says. It is no error if it is over.
+func (v *Visitors) Expel(ctx context.Context, name UserName) error {
+	return v.leave(ctx, name, EndAdmin, "an administrator ended it")
+}
+
+func (v *Visitors) leave(ctx context.Context, name UserName, end VisitEnd, why string) error {
+	_, err := v.change(ctx, name, func(x *Visit) { x.Phase, x.Why, x.End = VisitEnding, why, end })
 	if err != nil && KindOf(err) != NotFound {
 		return err
 	}
@@ -266,6 +283,9 @@ func (v *Visitors) change(ctx context.Context, name UserName, edit func(*Visit))
 	}
 }
 
+// All are the visits that there are, whatever their phase.
+func (v *Visitors) All(ctx context.Context) ([]Visit, error) { return v.all(ctx) }
+
 func (v *Visitors) all(ctx context.Context) ([]Visit, error) {
 	var all []Visit
 	for x, err := range v.cfg.Visits.Visits(ctx) {
@@ -319,16 +339,17 @@ func (v *Visitors) admit(ctx context.Context, p VisitPolicy, all []Visit) {
 		if err != nil {
 			message, _ := Public(err)
 			v.cfg.Logger.WarnContext(ctx, "visit not opened", "visitor", x.Name.String(), "error", err)
-			v.end(ctx, x, message)
+			v.end(ctx, x, EndServer, message)
 			continue
 		}
+		v.cfg.Observer.VisitBegan(now.Sub(x.Arrived))
 		v.cfg.Logger.InfoContext(ctx, "visit", "visitor", x.Name.String(), "phase", VisitOpen, "waited", now.Sub(x.Arrived).Round(time.Millisecond).String())
 	}
 }
 
 // end records that a visit is over; its purge is the next round's.
-func (v *Visitors) end(ctx context.Context, x Visit, why string) {
-	if _, err := v.change(ctx, x.Name, func(x *Visit) { x.Phase, x.Why = VisitEnding, why }); err != nil && KindOf(err) != NotFound {
+func (v *Visitors) end(ctx context.Context, x Visit, end VisitEnd, why string) {
+	if _, err := v.change(ctx, x.Name, func(x *Visit) { x.Phase, x.Why, x.End = VisitEnding, why, end }); err != nil && KindOf(err) != NotFound {
 		v.cfg.Logger.WarnContext(ctx, "end of visit not recorded; the next round tries again", "visitor", x.Name.String(), "error", err)
 	}
 }

@@ -43,12 +43,12 @@ func (v *Visitors) round(ctx context.Context, strays bool) error {
 	p := v.Policy()
 	waiting := false
 	for _, x := range all {
-		over := over(p, x, servers[x.Name])
+		end, why := over(p, x, servers[x.Name])
 		switch {
 		case x.Phase == VisitEnding:
 			v.purgeAside(ctx, x)
-		case over != "":
-			v.end(ctx, x, over)
+		case end != "":
+			v.end(ctx, x, end, why)
 			select {
 			case v.wake <- struct{}{}: // its purge is the next round's
 			default:
@@ -84,29 +84,29 @@ func (v *Visitors) servers(ctx context.Context, all []Visit) (map[UserName]Serve
 	return servers, nil
 }
 
-// over tells why a visit is, or "".
-func over(p VisitPolicy, x Visit, s Server) (why string) {
+// over tells how a visit ends, and why; "" for one that goes on.
+func over(p VisitPolicy, x Visit, s Server) (end VisitEnd, why string) {
 	now := time.Now()
 	switch {
 	case x.Phase == VisitEnding:
-		return ""
+		return "", ""
 	case !p.Enabled:
-		return "there are no notebooks for visitors any more"
+		return EndOff, "there are no notebooks for visitors any more"
 	case x.Phase == VisitWaiting && now.Sub(x.Seen) > linePatience:
-		return "you left the line"
+		return EndLine, "you left the line"
 	case x.Phase == VisitWaiting:
-		return ""
+		return "", ""
 	case !now.Before(x.Expires):
-		return "its time is over"
+		return EndAge, "its time is over"
 	case !x.Left.IsZero() && now.Sub(x.Left) >= p.Grace:
-		return "you closed it"
+		return EndClosed, "you closed it"
 	case s.Phase == Failed, s.Phase == Absent && (s.Revision != 0 || now.Sub(x.Admitted) > startPatience):
 		if s.Reason == "" {
-			return "it is not there any more"
+			return EndServer, "it is not there any more"
 		}
-		return s.Reason
+		return EndServer, s.Reason
 	}
-	return ""
+	return "", ""
 }
 
 // purgeAside removes everything of a visit, in a goroutine that Run joins; at most one of each visit.
@@ -142,7 +142,9 @@ func (v *Visitors) purge(ctx context.Context, x Visit) error {
 	}
 	now, err := v.cfg.Visits.Visit(ctx, x.Name)
 	if err == nil {
-		err = v.cfg.Visits.DeleteVisit(ctx, now)
+		if err = v.cfg.Visits.DeleteVisit(ctx, now); err == nil {
+			v.cfg.Observer.VisitOver(x.End)
+		}
 	}
 	if err != nil && KindOf(err) != NotFound {
 		return err
@@ -210,7 +212,7 @@ func (v *Visitors) sweep(ctx context.Context, p VisitPolicy, visits []Visit) err
 			continue
 		}
 		v.cfg.Logger.InfoContext(ctx, "server of a visit that nobody knows", "server", s.Key.String())
-		v.purgeAside(ctx, Visit{Name: s.Key.User, Why: "nobody knows this visit"})
+		v.purgeAside(ctx, Visit{Name: s.Key.User, Why: "nobody knows this visit", End: EndLost})
 	}
 	return nil
 }

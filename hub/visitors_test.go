@@ -43,7 +43,7 @@ func (w *world) visitors(p *process, change func(*hub.VisitPolicy)) *hub.Visitor
 
 func (w *world) visitorsConfig(p *process) hub.VisitorsConfig {
 	return hub.VisitorsConfig{
-		Manager: p.Manager, Visits: w.store, Servers: w.store, Sessions: w.store, Tokens: w.store, Leases: w.store, Keyring: w.keys, Logger: slog.New(slog.NewTextHandler(w, nil)),
+		Manager: p.Manager, Visits: w.store, Servers: w.store, Sessions: w.store, Tokens: w.store, Leases: w.store, Keyring: w.keys, Observer: &w.seen, Logger: slog.New(slog.NewTextHandler(w, nil)),
 	}
 }
 
@@ -129,6 +129,9 @@ func TestLineIsFair(t *testing.T) {
 		if _, _, err := v.Come(t.Context(), from(9), "", ""); hub.KindOf(err) != hub.Unavailable {
 			t.Errorf("beyond the line: %v", err)
 		}
+		if began, refused := w.seen.of("began"), w.seen.of("refused"); began != "began 0s, began 0s" || refused != "refused full" {
+			t.Errorf("the observer was told %q, %q", began, refused)
+		}
 		places := func(want ...int) {
 			t.Helper()
 			for n, x := range visits {
@@ -160,22 +163,24 @@ func TestLineIsFair(t *testing.T) {
 func TestVisitsEnd(t *testing.T) {
 	for _, c := range []struct {
 		name string
+		end  hub.VisitEnd
 		do   func(*world, *hub.Visitors, hub.Visit)
 		at   time.Duration // when it is over by
 		not  time.Duration // and not before
 	}{
-		{name: "of age", at: 10*time.Minute + 10*time.Second, not: 10*time.Minute - 10*time.Second},
-		{name: "closed", at: 75 * time.Second, not: 50 * time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) { _ = v.Away(w.t.Context(), x.Name) }},
-		{name: "its server ended", at: 15 * time.Second, do: func(w *world, _ *hub.Visitors, x hub.Visit) { w.machine.Die(x.Key(), "out of memory") }},
-		{name: "visits are switched off", at: 15 * time.Second, do: func(w *world, _ *hub.Visitors, _ hub.Visit) {
+		{name: "of age", end: hub.EndAge, at: 10*time.Minute + 10*time.Second, not: 10*time.Minute - 10*time.Second},
+		{name: "closed", end: hub.EndClosed, at: 75 * time.Second, not: 50 * time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) { _ = v.Away(w.t.Context(), x.Name) }},
+		{name: "ended by an administrator", end: hub.EndAdmin, at: 5 * time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) { _ = v.Expel(w.t.Context(), x.Name) }},
+		{name: "its server ended", end: hub.EndServer, at: 15 * time.Second, do: func(w *world, _ *hub.Visitors, x hub.Visit) { w.machine.Die(x.Key(), "out of memory") }},
+		{name: "visits are switched off", end: hub.EndOff, at: 15 * time.Second, do: func(w *world, _ *hub.Visitors, _ hub.Visit) {
 			w.setPolicy(func(p *hub.Policy) { p.Visits.Enabled = false })
 		}},
-		{name: "reloaded", not: 9 * time.Minute, at: 10*time.Minute + 10*time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) {
+		{name: "reloaded", end: hub.EndAge, not: 9 * time.Minute, at: 10*time.Minute + 10*time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) {
 			_ = v.Away(w.t.Context(), x.Name)
 			time.Sleep(30 * time.Second)
 			_, _ = v.Back(w.t.Context(), x.Name)
 		}},
-		{name: "extended, once", not: 14 * time.Minute, at: 15*time.Minute + 10*time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) {
+		{name: "extended, once", end: hub.EndAge, not: 14 * time.Minute, at: 15*time.Minute + 10*time.Second, do: func(w *world, v *hub.Visitors, x hub.Visit) {
 			if _, err := v.Extend(w.t.Context(), x.Name); err != nil {
 				w.t.Error(err)
 			}
@@ -201,6 +206,9 @@ func TestVisitsEnd(t *testing.T) {
 				}
 				time.Sleep(c.at - time.Since(began))
 				w.gone(x, secret)
+				if got := w.seen.of("over"); got != "over "+string(c.end) {
+					t.Errorf("the observer was told %q", got)
+				}
 			})
 		})
 	}
@@ -252,6 +260,9 @@ func TestVisitorsOfOneNetwork(t *testing.T) {
 		come(hub.TooMany, "2001:db8:0:900::1")
 		time.Sleep(10 * time.Minute)
 		come(welcome, "198.51.100.200")
+		if got := w.seen.of("refused"); !strings.HasPrefix(got, "refused at_once, refused at_once, refused arrivals, refused ban, refused ban, refused ban, refused at_once") {
+			t.Errorf("the observer was told %q", got)
+		}
 	})
 }
 

@@ -30,6 +30,7 @@ type world struct {
 	policy hub.Policy
 	log    bytes.Buffer
 
+	seen seen  // what observers were told
 	pool *pool // of slots; nil: the driver has none
 }
 
@@ -137,7 +138,7 @@ func (w *world) hub() *process {
 	g := &gate{w: w, dieAt: -1, dead: make(chan struct{})}
 	m, err := hub.NewManager(hub.ManagerConfig{
 		Spawner: w.driver(g), Servers: gatedServers{g}, Routes: gatedRoutes{g}, Users: gatedUsers{w.store, g}, Leases: gatedLeases{g}, Events: gatedEvents{g},
-		Notebook: gatedNotebook{g}, Keyring: w.keys, Origins: w.origins, Logger: slog.New(slog.NewTextHandler(w, nil)),
+		Notebook: gatedNotebook{g}, Keyring: w.keys, Origins: w.origins, Observer: &w.seen, Logger: slog.New(slog.NewTextHandler(w, nil)),
 		Policy: func() hub.Policy { w.mu.Lock(); defer w.mu.Unlock(); return w.policy },
 	})
 	if err != nil {

@@ -128,9 +128,12 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 		return nil, err
 	}
 	visitors, err := hub.NewVisitors(hub.VisitorsConfig{
-		Manager: manager, Visits: store, Servers: store, Sessions: store, Tokens: store, Leases: store, Keyring: d.keys, Captcha: service, Logger: d.logger,
+		Manager: manager, Visits: store, Servers: store, Sessions: store, Tokens: store, Leases: store, Keyring: d.keys, Captcha: service, Observer: seen, Logger: d.logger,
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := seen.ShowVisits(visitors); err != nil {
 		return nil, err
 	}
 	elsewhere, err := siblings.New(siblings.Config{URLs: d.cfg.Tmp.Siblings, Logger: d.logger})

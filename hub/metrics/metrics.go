@@ -36,6 +36,7 @@ type Metrics struct {
 	step     *prometheus.HistogramVec
 	culls    *prometheus.CounterVec
 	signIns  *prometheus.CounterVec
+	visits   visits
 }
 
 var _ hub.Observer = (*Metrics)(nil)
@@ -68,6 +69,7 @@ func New(cfg Config) (*Metrics, error) {
 		signIns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "carrel_hub_sign_ins_total", Help: "Answers of providers, by what came of them: ok, or the kind of error.",
 		}, []string{"provider", "outcome"}),
+		visits: newVisits(),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "carrel_build_info", Help: "1; the version is in the labels.", ConstLabels: prometheus.Labels{"version": cfg.Version, "goversion": runtime.Version()},
@@ -76,6 +78,7 @@ func New(cfg Config) (*Metrics, error) {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.starts, m.duration, m.step, m.culls, m.signIns, build, parts{cfg.Parts},
 	)
+	m.registry.MustRegister(m.visits.collectors()...)
 	for _, o := range []string{"ready", "failed", "stopped"} {
 		m.starts.WithLabelValues(o)
 	}

@@ -154,6 +154,9 @@ func (w *Web) serverRow(s hub.Server, fullName string, used time.Time, v visitor
 	if row.FullName == row.Person {
 		row.FullName = ""
 	}
+	if s.Key.User.IsVisitor() {
+		row.FullName = hub.VisitorUser(s.Key.User).DisplayName
+	}
 	if s.Phase.Active() && s.Phase != hub.Stopping {
 		row.StopURL = w.path("stop/" + keyPath(s.Key))
 	}
@@ -261,8 +264,9 @@ type heading struct{ Title, URL, Sorted string }
 
 // listing is what every table of the administration has: a search, headings that sort, and pages.
 type listing struct {
-	Here                          string // "servers" or "people"
+	Here                          string // "servers", "people" or "visitors"
 	Action, ServersURL, PeopleURL string
+	VisitorsURL                   string // "" where there are none
 	Self                          string // this very view of it, to come back to
 	Query, Sort, Dir              string
 	Headings                      []heading
@@ -271,7 +275,11 @@ type listing struct {
 }
 
 func (w *Web) listing(here, page string) listing {
-	return listing{Here: here, Action: w.path(page), ServersURL: w.path("admin"), PeopleURL: w.path("admin/people")}
+	l := listing{Here: here, Action: w.path(page), ServersURL: w.path("admin"), PeopleURL: w.path("admin/people")}
+	if w.visits() {
+		l.VisitorsURL = w.path("admin/visitors")
+	}
+	return l
 }
 
 // list sorts rows and cuts the page that q asks for.

@@ -3,6 +3,7 @@ package web
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -161,5 +162,58 @@ func TestAdminPeople(t *testing.T) {
 	}
 	if text := spaced(s.get("root", "/hub/admin/people?q=alice")); !strings.Contains(text, "Signed in 2") || strings.Contains(text, "Sign out alice") {
 		t.Errorf("afterwards:\n%s", text)
+	}
+}
+
+func TestAdministrationOfVisitors(t *testing.T) {
+	s := plainSite(t)
+	s.person("root", admin)
+	s.person("alice", nil)
+	if p := s.get("root", "/hub/admin/visitors"); p.Code != http.StatusNotFound || strings.Contains(s.get("root", "/hub/admin").Body.String(), "admin/visitors") {
+		t.Errorf("where there are none: status %d", p.Code)
+	}
+	s.letVisitorsIn(func(p *hub.VisitPolicy) {
+		p.Bans = []hub.Ban{
+			{Network: netip.MustParsePrefix("198.51.100.0/24"), Until: time.Now().Add(90*time.Minute + time.Second)},
+			{Network: netip.MustParsePrefix("203.0.113.0/24"), Until: time.Now().Add(-time.Minute)}, {Network: netip.MustParsePrefix("2001:db8::/32")},
+		}
+	})
+	one, two := s.guest("one", "192.0.2.1"), s.guest("two", "2001:db9:0:1::77")
+	p := s.get("root", "/hub/admin/visitors")
+	for _, want := range []string{one.Name.String(), two.Name.String(), "192.0.2.1/32", "2001:db9:0:1::/64", "1 of 1", "in line", "198.51.100.0/24", "for another 1 h 30 min", "2001:db8::/32", "for ever"} {
+		if !strings.Contains(p.text(), want) {
+			t.Errorf("%q is not shown: %s", want, p.text())
+		}
+	}
+	if strings.Contains(p.text(), "203.0.113.0") || strings.Contains(p.text(), "::77") {
+		t.Errorf("it shows a ban that is over, or more of an address than counts: %s", p.text())
+	}
+	if p := s.get("root", "/hub/admin/visitors?q="+two.Name.String()); strings.Contains(p.text(), one.Name.String()) || !strings.Contains(p.text(), two.Name.String()) {
+		t.Errorf("the search finds %s", p.text())
+	}
+	end := "/hub/admin/end-visit/"
+	for who, status := range map[string]int{"alice": http.StatusForbidden, "one": http.StatusFound, "": http.StatusFound} {
+		posted := status
+		if status == http.StatusFound { // a form leads nobody to the sign-in
+			posted = http.StatusUnauthorized
+		}
+		if p := s.ask(who, "POST", end+one.Name.String(), nil, nil); p.Code != posted {
+			t.Errorf("%q ends a visit: status %d", who, p.Code)
+		}
+		if p := s.get(who, "/hub/admin/visitors"); p.Code != status {
+			t.Errorf("%q sees visitors: status %d", who, p.Code)
+		}
+	}
+	if p := s.ask("root", "POST", end+"alice", nil, nil); p.Code != http.StatusNotFound {
+		t.Errorf("a person's end: status %d", p.Code)
+	}
+	if now, err := s.store.Visit(t.Context(), one.Name); err != nil || now.Phase != hub.VisitOpen {
+		t.Errorf("before it is ended the visit is %+v, %v", now, err)
+	}
+	if p := s.ask("root", "POST", end+one.Name.String(), url.Values{"back": {"//evil.example"}}, nil); p.Code != http.StatusSeeOther || p.location() != "/hub/admin/visitors" {
+		t.Errorf("the end: status %d, to %s", p.Code, p.location())
+	}
+	if now, err := s.store.Visit(t.Context(), one.Name); err != nil || now.Phase != hub.VisitEnding || now.End != hub.EndAdmin {
+		t.Errorf("after it the visit is %+v, %v", now, err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"carrel/templates"
 )
 
-var pageNames = []string{"login", "signedout", "error", "home", "spawn", "pending", "admin-servers", "admin-people", "stop-all", "tmp", "tmp-line"}
+var pageNames = []string{"login", "signedout", "error", "home", "spawn", "pending", "admin-servers", "admin-people", "admin-visitors", "stop-all", "tmp", "tmp-line"}
 
 // parsePages parses every page with the parts that pages share.
 func parsePages() (map[string]*template.Template, error) {

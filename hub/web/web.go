@@ -144,6 +144,8 @@ func (w *Web) mount() {
 		"GET /admin/stop-all":                 w.admin(w.adminAskStopAll),
 		"POST /admin/stop-all":                w.admin(w.adminStopAll),
 		"POST /admin/sign-out/{user}":         w.admin(w.adminSignOut),
+		"GET /admin/visitors":                 w.admin(w.adminVisitors),
+		"POST /admin/end-visit/{user}":        w.admin(w.adminEndVisit),
 		"/":                                   w.unknown,
 	} {
 		w.mux.Handle(pattern, w.kit.Handle(h))
