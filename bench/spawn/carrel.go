@@ -69,6 +69,16 @@ func (c *carrel) start(ctx context.Context, person string) (time.Duration, error
 	return g.come(ctx)
 }
 
+func (c *carrel) cell(ctx context.Context, person string) error {
+	if c.max == 0 {
+		return c.c.cell(ctx, person)
+	}
+	c.mu.Lock()
+	g := c.guests[person]
+	c.mu.Unlock()
+	return g.use(ctx)
+}
+
 func (c *carrel) stop(ctx context.Context, person string) error {
 	if c.max == 0 {
 		return c.c.stop(ctx, person)

@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"carrel/internal/program"
+	"carrel/internal/visitor"
 )
 
 // A client drives a hub over its REST interface, which both sides have.
@@ -81,6 +84,54 @@ func (c *client) start(ctx context.Context, person string) (time.Duration, error
 			return 0, fmt.Errorf("/lab answers %d: %.300s: %w", status, body, err)
 		}
 	}
+}
+
+// cell starts a kernel and runs a first cell in it.
+func (c *client) cell(ctx context.Context, person string) error {
+	home := "user/" + person + "/api/kernels"
+	status, body, err := c.do(ctx, http.MethodPost, home, person)
+	if err != nil {
+		return err
+	}
+	id, err := kernelID(status, body)
+	if err != nil {
+		return err
+	}
+	d := websocket.Dialer{HandshakeTimeout: cellWithin}
+	said, err := execute(ctx, d, c.base+home+"/"+id+"/channels", http.Header{"Authorization": {"token " + c.token(person)}}, "print(6*7)")
+	if err == nil && said != "42" {
+		err = fmt.Errorf("the first cell says %q", said)
+	}
+	return err
+}
+
+// cellWithin is how long a kernel may take to open, and a cell to run.
+const cellWithin = 2 * time.Minute
+
+// kernelID reads what a server says of a kernel that it has begun to start.
+func kernelID(status int, body []byte) (string, error) {
+	var k struct{ ID string }
+	if err := json.Unmarshal(body, &k); err != nil || k.ID == "" {
+		return "", fmt.Errorf("start a kernel: status %d: %.300s", status, body)
+	}
+	return k.ID, nil
+}
+
+// execute opens a kernel's websocket, and gives what a cell says.
+func execute(ctx context.Context, d websocket.Dialer, at string, h http.Header, code string) (string, error) {
+	conn, res, err := d.DialContext(ctx, "ws"+strings.TrimPrefix(at, "http"), h)
+	if res != nil {
+		defer res.Body.Close()
+	}
+	if err != nil && res != nil {
+		said, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // what there is of it
+		return "", fmt.Errorf("open the kernel: status %d: %s: %w", res.StatusCode, said, err)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return visitor.Execute(conn, code, cellWithin)
 }
 
 // waitReady follows the progress stream to its end.

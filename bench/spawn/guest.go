@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -194,27 +193,16 @@ func (g *guest) use(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var k struct{ ID string }
-	if err := json.Unmarshal([]byte(at.Body), &k); err != nil || k.ID == "" {
-		return fmt.Errorf("start a kernel: status %d: %.300s", at.Status, at.Body)
-	}
-	dialer := websocket.Dialer{Jar: g.v.HTTP.Jar, NetDialContext: g.tr.DialContext, HandshakeTimeout: 2 * time.Minute}
-	conn, res, err := dialer.DialContext(ctx, "ws"+strings.TrimPrefix(home, "http")+"api/kernels/"+k.ID+"/channels", http.Header{"Origin": {g.page.URL.Scheme + "://" + g.page.URL.Host}})
-	if res != nil {
-		defer res.Body.Close()
-	}
-	if err != nil && res != nil {
-		said, _ := io.ReadAll(io.LimitReader(res.Body, 300)) // what there is of it
-		return fmt.Errorf("open the kernel: status %d: %s: %w", res.StatusCode, said, err)
-	}
+	id, err := kernelID(at.Status, []byte(at.Body))
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	said, err := visitor.Execute(conn, `import os, pathlib
+	d := websocket.Dialer{Jar: g.v.HTTP.Jar, NetDialContext: g.tr.DialContext, HandshakeTimeout: cellWithin}
+	own := http.Header{"Origin": {g.page.URL.Scheme + "://" + g.page.URL.Host}}
+	said, err := execute(ctx, d, home+"api/kernels/"+id+"/channels", own, `import os, pathlib
 mark = pathlib.Path("mark-of-a-guest")
 print(os.environ["JUPYTERHUB_USER"], mark.exists())
-mark.write_text("mine") and None`, 2*time.Minute)
+mark.write_text("mine") and None`)
 	if err == nil && said != g.name()+" False" {
 		err = &double{fmt.Sprintf("the notebook of %s says %q", g.name(), said)}
 	}

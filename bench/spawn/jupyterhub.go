@@ -53,6 +53,7 @@ func (j *jupyterHub) name() string { return peer }
 func (j *jupyterHub) start(ctx context.Context, person string) (time.Duration, error) {
 	return j.c.start(ctx, person)
 }
+func (j *jupyterHub) cell(ctx context.Context, person string) error { return j.c.cell(ctx, person) }
 func (j *jupyterHub) stop(ctx context.Context, person string) error { return j.c.stop(ctx, person) }
 
 func (j *jupyterHub) python() string { return filepath.Join(j.cache, "venv", "bin", "python") }

@@ -1,6 +1,6 @@
 // Command spawn measures a start in Carrel, cold and from a server that was kept ready, beside JupyterHub
 // with DockerSpawner: from the start request to JupyterLab's page answering 200 through the proxy, for one person and for ten at
-// once. `spawn arrivals` has visitors come faster than they can be served. `spawn wake` measures how long a paused server takes to answer.
+// once, and for one to the first cell's output. `spawn arrivals` has visitors come faster than they can be served. `spawn wake` measures how long a paused server takes to answer.
 //
 // It owns both deployments for as long as it runs: it installs JupyterHub and its proxy from their
 // registries into a cache directory, puts the single-user server on top of the same kernel image,
@@ -56,6 +56,8 @@ type side interface {
 	up(ctx context.Context, people []string) error
 	// start has a server started for a person, and tells how long it took until its page answered.
 	start(ctx context.Context, person string) (time.Duration, error)
+	// cell runs a first cell in the server, and returns when its output is there.
+	cell(ctx context.Context, person string) error
 	// stop ends it, and returns when nothing of it is left.
 	stop(ctx context.Context, person string) error
 	// settle waits until what is made ahead of a start is there.
@@ -77,6 +79,7 @@ type measurement struct {
 	Round   int       `json:"round"` // 0 is the warm-up, which no figure uses
 	Person  string    `json:"person"`
 	Seconds float64   `json:"seconds"`
+	Cell    float64   `json:"first_cell_seconds,omitempty"` // from the same click to the first cell's output, where one starts
 	At      time.Time `json:"at"`
 }
 
@@ -235,7 +238,12 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 	for _, p := range people {
 		go func() {
 			took, err := s.start(ctx, p)
-			answers <- answer{measurement{s.name(), shape, round, p, took.Seconds(), begin}, err}
+			m := measurement{s.name(), shape, round, p, took.Seconds(), 0, begin}
+			if err == nil && len(people) == 1 { // of several it would hold the others' start up
+				err = s.cell(ctx, p)
+				m.Cell = time.Since(begin).Seconds()
+			}
+			answers <- answer{m, err}
 		}()
 	}
 	var waits []float64
@@ -251,6 +259,9 @@ func turn(ctx context.Context, s side, r *report, shape string, round int, peopl
 		return failed
 	}
 	fmt.Fprintf(out, "round %2d  %-14s  %-3s  %s\n", round, s.name(), shape, seconds(waits))
+	if cell := r.Runs[len(r.Runs)-1].Cell; cell > 0 {
+		fmt.Fprintf(out, "round %2d  %-14s  %-3s  %.2f s to the first cell's output\n", round, s.name(), shape, cell)
+	}
 	for _, p := range people {
 		if err := s.stop(ctx, p); err != nil {
 			return fmt.Errorf("%s: stop %s: %w", s.name(), p, err)

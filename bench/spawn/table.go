@@ -30,6 +30,10 @@ func table(runs []measurement) []row {
 		if m.Round > 0 {
 			k := [2]string{m.Shape, m.Side}
 			waits[k] = append(waits[k], m.Seconds)
+			if m.Cell > 0 {
+				k[0] += ", first cell"
+				waits[k] = append(waits[k], m.Cell)
+			}
 		}
 	}
 	var rows []row
