@@ -123,7 +123,7 @@ func (w *Web) streamProgress(rw http.ResponseWriter, r *http.Request, v visitor,
 func (w *Web) event(ctx context.Context, v visitor, key hub.ServerKey, p hub.Progress, next string) event {
 	e := event{
 		Progress: p.Percent, Message: plain(p.Message), Step: p.Step, Detail: plain(p.Detail), Place: p.Place,
-		Ready: p.Done && !p.Failed, Failed: p.Failed, Remedy: plain(p.Remedy), Log: logTail(p.Log),
+		Ready: p.Done && !p.Failed || p.Open && v.User.IsVisitor(), Failed: p.Failed, Remedy: plain(p.Remedy), Log: logTail(p.Log),
 	}
 	e.Message = strings.TrimSuffix(sentence(e.Message), ".")
 	if !e.Ready && !p.Open {

@@ -193,3 +193,24 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// TestAVisitorIsLedOnAtOnce: as soon as the notebook answers. Nobody who came by a click waits until a kernel
+// was tried as well.
+func TestAVisitorIsLedOnAtOnce(t *testing.T) {
+	s := plainSite(t)
+	s.letVisitorsIn(nil)
+	x := s.guest("one", "192.0.2.1")
+	s.servers.put(hub.Server{Key: x.Key(), Phase: hub.Ready, Profile: "visitor", Generation: 1, Revision: 2})
+	alice := mustKey(t, "alice")
+	for _, c := range []struct {
+		key  hub.ServerKey
+		open bool
+		want bool
+	}{{x.Key(), true, true}, {x.Key(), false, false}, {alice, true, false}} {
+		v := visitor{Principal: hub.Principal{User: c.key.User}}
+		e := s.web.event(t.Context(), v, c.key, hub.Progress{Step: "kernel", Message: "Asking a kernel", Open: c.open}, "")
+		if e.Ready != c.want || (e.URL != "") != c.want {
+			t.Errorf("%s, open %v: %+v", c.key, c.open, e)
+		}
+	}
+}
