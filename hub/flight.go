@@ -292,7 +292,8 @@ func acquire(ctx context.Context, leases Leases, name string, ttl time.Duration)
 	}
 }
 
-// acquireAll takes several leases, one after the other, as others do in the same order.
+// acquireAll takes several leases, one after the other, as others do in the same order. Each lasts for ttl at least
+// once it has the last.
 func acquireAll(ctx context.Context, leases Leases, names []string, ttl time.Duration) (release func(), err error) {
 	var held []Lease
 	release = func() {
@@ -300,8 +301,8 @@ func acquireAll(ctx context.Context, leases Leases, names []string, ttl time.Dur
 			giveBack(ctx, l)
 		}
 	}
-	for _, name := range names {
-		l, err := acquire(ctx, leases, name, ttl)
+	for i, name := range names {
+		l, err := acquire(ctx, leases, name, time.Duration(len(names)-i)*ttl)
 		if err != nil {
 			release()
 			return nil, err

@@ -27,7 +27,11 @@ func (m *Manager) poolLoop(ctx context.Context) {
 	said := ""
 	for ctx.Err() == nil {
 		text := ""
-		if err := m.slots.KeepSlots(ctx, m.slotWants(ctx)); err != nil && ctx.Err() == nil {
+		wants, err := m.slotWants(ctx)
+		if err == nil {
+			err = m.slots.KeepSlots(ctx, wants)
+		}
+		if err != nil && ctx.Err() == nil {
 			text = err.Error()
 		}
 		m.takeStock(ctx)
@@ -99,30 +103,36 @@ func (m *Manager) starting() bool {
 }
 
 // slotWants is what the policy asks for at this time. Of a profile with a limit no more wait than may run
-// beside those that run.
-func (m *Manager) slotWants(ctx context.Context) []SlotWant {
-	var wants []SlotWant
+// beside those that run; the error is the store's, which tells how many those are.
+func (m *Manager) slotWants(ctx context.Context) (wants []SlotWant, err error) {
 	now := time.Now()
 	for _, p := range m.cfg.Policy().Profiles {
 		n := p.Spare.Wanted(now, m.arrived.count(p.Name, now))
 		if n > 0 && p.Max > 0 {
-			n = min(n, p.Max-m.running(ctx, p.Name))
+			running, err := m.running(ctx, p.Name)
+			if err != nil {
+				return nil, err
+			}
+			n = min(n, p.Max-running)
 		}
 		if n > 0 {
 			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: n})
 		}
 	}
-	return wants
+	return wants, nil
 }
 
-// running counts the servers of a profile; as far as the store tells.
-func (m *Manager) running(ctx context.Context, profile string) (n int) {
+// running counts the servers of a profile.
+func (m *Manager) running(ctx context.Context, profile string) (n int, err error) {
 	for s, err := range m.cfg.Servers.Servers(ctx) {
-		if err == nil && s.Profile == profile && s.Phase.Active() {
+		if err != nil {
+			return 0, Wrap(Internal, "count servers", err)
+		}
+		if s.Profile == profile && s.Phase.Active() {
 			n++
 		}
 	}
-	return n
+	return n, nil
 }
 
 // obtain has the driver make the server: of a slot that waits, or cold. warm tells which.

@@ -172,3 +172,26 @@ func TestShareOfAProfile(t *testing.T) {
 		w.ready(hubs[1], keyOf(t, refused[0], ""))
 	})
 }
+
+// With the store away nobody knows how many run: what waits stays as it is, within the profile's limit.
+func TestPoolDuringAnOutage(t *testing.T) {
+	withPool(t, func(t *testing.T, w *world) {
+		w.setPolicy(func(p *hub.Policy) { p.Profiles[0].Max = 2 })
+		h := w.hub()
+		w.ready(h, keyOf(t, "alice", ""))
+		waits := func() int {
+			time.Sleep(time.Minute)
+			w.pool.mu.Lock()
+			defer w.pool.mu.Unlock()
+			return w.pool.spare["small"]
+		}
+		if n := waits(); n != 1 {
+			t.Fatalf("%d wait beside the one that runs", n)
+		}
+		w.store.FailBefore(func(string) error { return hub.Errorf(hub.Unavailable, "redis", "it is away") })
+		if n := waits(); n != 1 {
+			t.Errorf("during the outage %d wait", n)
+		}
+		w.store.FailBefore(nil)
+	})
+}
