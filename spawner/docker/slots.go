@@ -158,17 +158,22 @@ func (d *Driver) KeepSlots(ctx context.Context, wants []hub.SlotWant) error {
 	return errors.Join(append(errs, d.prepareSlots(ctx, missing))...)
 }
 
-// prepareSlots makes slots, as many at once as there are cores. After the first that fails no other is begun:
+// prepareSlots makes slots, as many at once as there are cores. Of a shape of which one failed no other is begun:
 // what ails one ails the next.
 func (d *Driver) prepareSlots(ctx context.Context, plans []slotPlan) error {
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(runtime.NumCPU())
+	var failed sync.Map // shapes
 	for _, p := range plans {
 		group.Go(func() error {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // the one that failed has told
+			if _, ails := failed.Load(p.shape); ails || ctx.Err() != nil {
+				return nil
 			}
-			return d.prepareSlot(ctx, p)
+			err := d.prepareSlot(ctx, p)
+			if err != nil {
+				failed.Store(p.shape, true)
+			}
+			return err
 		})
 	}
 	return group.Wait()

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -76,6 +77,18 @@ func TestSlotsAreMadeBehindOthers(t *testing.T) {
 	if shares := d.slotShares(t); !slices.Equal(shares, []int64{fullWeight, fullWeight}) {
 		t.Errorf("ready, they have shares of %v", shares)
 	}
+}
+
+// TestAShapeThatAils keeps no other from being made.
+func TestAShapeThatAils(t *testing.T) {
+	d := newDriver(t)
+	good, bad := testSpec(t, "alice"), testSpec(t, "bob")
+	bad.Mounts = []hub.Mount{{Source: filepath.Join(t.TempDir(), "gone"), Target: "/data"}}
+	err := d.KeepSlots(t.Context(), []hub.SlotWant{{Shape: bad, Spare: 2 * runtime.NumCPU()}, {Shape: good, Spare: 1}})
+	if err == nil || len(d.slots.ready()) != 1 {
+		t.Errorf("%d slots are ready, %v", len(d.slots.ready()), err)
+	}
+	claimOne(t, d, good)
 }
 
 // slotShares are the parts of the processor that the slots there are may have.
