@@ -36,7 +36,7 @@ type CaptchaWidget struct {
 	Class   string   // of the element that the script looks for
 	SiteKey string   // public
 	Field   string   // of the form, that the script puts the answer in
-	Origins []string // that the page may load scripts, frames and styles from, and talk to
+	Origins []string // or paths of them, that the page may load scripts, frames and styles from, and talk to
 }
 
 // Captcha is a service that tells whether an answer to its captcha is right. Forbidden when it is not,

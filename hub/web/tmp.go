@@ -179,16 +179,17 @@ func (w *Web) showTmp(rw http.ResponseWriter, r *http.Request, status int, view 
 		view.Button = "Open the notebook"
 	}
 	f := frame{Title: view.Title}
-	switch p.Captcha.Kind {
+	kind := p.Captcha.Kind
+	if view.Open {
+		kind = hub.CaptchaNone // there is no form
+	}
+	switch kind {
 	case hub.CaptchaNone:
 	case hub.CaptchaWork:
 		view.ChallengeURL, f.Script = w.path("tmp/challenge"), "tmp-work.js"
 	case hub.CaptchaSite:
 		view.Widget = &p.Captcha.Widget
 		httpx.AllowWidget(rw.Header(), w.cfg.FormAction, p.Captcha.Widget.Origins)
-	}
-	if view.Open {
-		f.Script = "" // there is no form
 	}
 	return w.render(rw, status, "tmp", f, view)
 }

@@ -424,6 +424,10 @@ func TestCaptchaAtTheDoor(t *testing.T) {
 			t.Errorf("the policy of %s is %s", other, policy)
 		}
 	}
+	s.guest("inside", "192.0.2.1")
+	if p := s.get("inside", "/hub/tmp"); strings.Contains(p.Header().Get("Content-Security-Policy"), "captcha.example") || strings.Contains(p.Body.String(), "captcha.example") {
+		t.Errorf("who has a notebook is shown no captcha, and the policy is %s", p.Header().Get("Content-Security-Policy"))
+	}
 	// The hub of this test has no service that could say yes.
 	if p := s.ask("", "POST", "/hub/tmp", url.Values{"h-captcha-response": {"x"}}, nil); p.Code != http.StatusForbidden || p.cookie("carrel-visitor") != nil {
 		t.Errorf("unchecked: status %d", p.Code)

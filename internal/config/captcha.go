@@ -30,7 +30,7 @@ type Captcha struct {
 var services = map[string]Captcha{
 	"hcaptcha":  {VerifyURL: "https://api.hcaptcha.com/siteverify", Script: "https://js.hcaptcha.com/1/api.js", Class: "h-captcha", Field: "h-captcha-response", Origins: []string{"https://hcaptcha.com", "https://*.hcaptcha.com"}},
 	"turnstile": {VerifyURL: "https://challenges.cloudflare.com/turnstile/v0/siteverify", Script: "https://challenges.cloudflare.com/turnstile/v0/api.js", Class: "cf-turnstile", Field: "cf-turnstile-response"},
-	"recaptcha": {VerifyURL: "https://www.google.com/recaptcha/api/siteverify", Script: "https://www.google.com/recaptcha/api.js", Class: "g-recaptcha", Field: "g-recaptcha-response", Origins: []string{"https://www.gstatic.com"}},
+	"recaptcha": {VerifyURL: "https://www.google.com/recaptcha/api/siteverify", Script: "https://www.google.com/recaptcha/api.js", Class: "g-recaptcha", Field: "g-recaptcha-response", Origins: []string{"https://www.google.com/recaptcha/", "https://www.gstatic.com/recaptcha/"}},
 }
 
 // Resolved is with what the service fills in.
@@ -42,7 +42,8 @@ func (c Captcha) Resolved() Captcha {
 		}
 	}
 	c.Origins = slices.Concat(c.Origins, s.Origins)
-	if u, err := url.Parse(c.Script); err == nil && u.Host != "" {
+	below := func(o string) bool { return strings.HasSuffix(o, "/") && strings.HasPrefix(c.Script, o) }
+	if u, err := url.Parse(c.Script); err == nil && u.Host != "" && !slices.ContainsFunc(c.Origins, below) {
 		c.Origins = append([]string{u.Scheme + "://" + u.Host}, c.Origins...)
 	}
 	return c

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"carrel/hub"
 )
 
 // big is a machine that any sound test configuration fits.
@@ -173,5 +175,28 @@ func TestSoundConfigurations(t *testing.T) {
 		"a set-up of IPv6": "listen: [\"[::1]:8000\"]\n",
 	} {
 		t.Run(name, func(t *testing.T) { sound(t, text) })
+	}
+}
+
+// TestCaptchaIsTheStarts: the policy has it also while visitors are not let in, as a reload may let them in.
+func TestCaptchaIsTheStarts(t *testing.T) {
+	for _, enabled := range []string{"false", "true"} {
+		cfg, faults := Load(write(t, "c.yaml", "public_url: https://hub.example.org/\norigins: paths\ntmp:\n  enabled: "+enabled+"\n  captcha: {kind: work, bits: 19}\n"), nil, big)
+		if p := cfg.Policy("kernel:1", 0).Visits; p.Captcha.Kind != hub.CaptchaWork || p.Captcha.Bits != 19 || !p.Captcha.Exempt {
+			t.Errorf("enabled: %s: %+v, %v", enabled, p, faults)
+		}
+	}
+}
+
+// TestCaptchaOrigins are no wider than the service needs.
+func TestCaptchaOrigins(t *testing.T) {
+	for service, want := range map[string]string{
+		"recaptcha": "https://www.google.com/recaptcha/ https://www.gstatic.com/recaptcha/",
+		"turnstile": "https://challenges.cloudflare.com",
+		"hcaptcha":  "https://js.hcaptcha.com https://hcaptcha.com https://*.hcaptcha.com",
+	} {
+		if got := strings.Join((Captcha{Service: service}).Resolved().Origins, " "); got != want {
+			t.Errorf("%s: %s", service, got)
+		}
 	}
 }

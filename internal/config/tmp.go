@@ -63,6 +63,7 @@ func (c *Config) resolveTmp(p *hub.Policy, kernelImage string) {
 	at := slices.IndexFunc(p.Profiles, func(x hub.Profile) bool { return x.Name == t.Profile })
 	if at < 0 {
 		if !t.Enabled {
+			p.Visits.Captcha = t.Captcha.policy() // it is the start's, also where a reload lets visitors in
 			return
 		}
 		builtin := profile(visitorProfile, "Visitor", "For people without an account.", 1, 512<<20, 100<<20, false)
