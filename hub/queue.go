@@ -7,7 +7,8 @@ import (
 )
 
 // startQueue lets a limited number of starts work at once and keeps the rest in a fair line: who
-// has fewest starts at work goes first, then who came first.
+// has fewest starts at work goes first, then who has an account, then who came first. Visitors count as
+// one, however many there are, as each of them has a name that is new.
 type startQueue struct {
 	most func() int // how many work at once, as the policy stands
 
@@ -18,7 +19,7 @@ type startQueue struct {
 }
 
 type waiter struct {
-	user  UserName
+	user  UserName // the zero one for every visitor
 	turn  chan struct{}
 	place chan int // capacity 1; the newest place
 }
@@ -30,6 +31,9 @@ func newStartQueue(most func() int) *startQueue {
 // wait blocks until it is the caller's turn, telling its place (from 1) whenever that changes, and
 // returns the function that gives the turn on. The error is ctx's.
 func (q *startQueue) wait(ctx context.Context, user UserName, tell func(place int)) (done func(), err error) {
+	if user.IsVisitor() {
+		user = UserName{}
+	}
 	q.mu.Lock()
 	w := &waiter{user: user, turn: make(chan struct{}), place: make(chan int, 1)}
 	q.line = append(q.line, w)
@@ -57,7 +61,7 @@ func (q *startQueue) admit() {
 	for most := q.most(); q.total < most && len(q.line) > 0; {
 		best := 0
 		for i, w := range q.line {
-			if q.working[w.user] < q.working[q.line[best].user] {
+			if q.before(w, q.line[best]) {
 				best = i
 			}
 		}
@@ -74,6 +78,12 @@ func (q *startQueue) admit() {
 		}
 		w.place <- i + 1
 	}
+}
+
+// before tells whether a waiter passes one that came earlier; q.mu is held.
+func (q *startQueue) before(w, earlier *waiter) bool {
+	mine, theirs := q.working[w.user], q.working[earlier.user]
+	return mine < theirs || mine == theirs && earlier.user == UserName{} && w.user != UserName{}
 }
 
 func (q *startQueue) leave(user UserName) {

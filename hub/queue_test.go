@@ -2,7 +2,9 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -97,6 +99,51 @@ func TestStartQueuePrefersTheIdle(t *testing.T) {
 			t.Errorf("the order was %v, want %v", order, want)
 		}
 	})
+}
+
+// A crowd of visitors is one in the line: a person who came after them goes first, and they go as they came.
+func TestStartQueueOfVisitors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newStartQueue(func() int { return 2 })
+		var order []string
+		var dones []func()
+		var mu sync.Mutex
+		enter := func(who string, u UserName) {
+			go func() {
+				done, err := q.wait(t.Context(), u, func(int) {})
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					order, dones = append(order, who), append(dones, done)
+				}
+			}()
+			synctest.Wait()
+		}
+		for n := range 5 {
+			enter(fmt.Sprint(n), mustUser(t, visitorPrefix+strings.Repeat("a", visitorDigits-1)+string(rune('a'+n))))
+		}
+		enter("alice", mustUser(t, "alice"))
+		enter("bob", mustUser(t, "bob"))
+		for n := range 7 {
+			dones[n]()
+			synctest.Wait()
+		}
+		if got := strings.Join(order, " "); got != "0 1 alice bob 2 3 4" {
+			t.Errorf("the order was %s", got)
+		}
+		if q.total != 0 || len(q.working) != 0 {
+			t.Errorf("the queue is not empty at the end: %+v", q)
+		}
+	})
+}
+
+// Where neither has any start at work, a person passes visitors.
+func TestStartQueuePrefersAccounts(t *testing.T) {
+	q := newStartQueue(nil)
+	person, visitors := &waiter{user: mustUser(t, "alice")}, &waiter{}
+	if !q.before(person, visitors) || q.before(visitors, person) || q.before(visitors, visitors) || q.before(person, person) {
+		t.Error("a person does not pass visitors who came first, or somebody passes their like")
+	}
 }
 
 // A step replaces the one before of its kind; a follower hears what is there and what comes.
