@@ -96,8 +96,12 @@ func refuseProof(message string) error {
 	return &Error{Kind: Forbidden, Op: "take visitor in", Field: "captcha", Message: message, Remedy: "go back, load the page anew and try again"}
 }
 
-// Prove checks what came with a click; each proof is good once, at all hubs. Forbidden without a good one.
+// Prove checks what came with a click; each proof is good once, at all hubs. Forbidden without a good one,
+// and for a network that is shut out, whose proof is not looked at.
 func (v *Visitors) Prove(ctx context.Context, from netip.Addr, proof Proof) error {
+	if v.Policy().Banned(from, time.Now()) {
+		return v.refuseBanned()
+	}
 	err := v.prove(ctx, from, proof)
 	if err != nil && KindOf(err) == Forbidden {
 		v.cfg.Observer.VisitRefused(RefusedCaptcha)

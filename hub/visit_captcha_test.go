@@ -146,3 +146,23 @@ func TestCaptchaOfAService(t *testing.T) {
 		})
 	}
 }
+
+// TestBannedIsNotAskedAbout: no service is asked about the answer of somebody whose network is shut out.
+func TestBannedIsNotAskedAbout(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		p := w.hub()
+		w.visitors(p, func(p *hub.VisitPolicy) {
+			p.Captcha.Kind, p.Bans = hub.CaptchaSite, []hub.Ban{{Network: netip.MustParsePrefix("198.51.100.0/24")}}
+		})
+		cfg := w.visitorsConfig(p)
+		cfg.Captcha = &service{err: hub.Errorf(hub.Unavailable, "check captcha", "it was asked")}
+		v, err := hub.NewVisitors(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "from a banned network", v.Prove(t.Context(), netip.MustParseAddr("198.51.100.7"), hub.Proof{Response: "solved"}))
+		if got := w.seen.of("refused"); got != "refused ban" {
+			t.Errorf("the observer was told %q", got)
+		}
+	})
+}

@@ -125,7 +125,7 @@ func (v *Visitors) welcome(ctx context.Context, p VisitPolicy, from netip.Addr) 
 		return &Error{Kind: NotFound, Op: "take visitor in", Message: "there are no notebooks for visitors here", Remedy: "sign in"}
 	}
 	if p.Banned(from, time.Now()) {
-		return v.refuse(RefusedBan, Forbidden, "visitors from your network are not let in", "sign in, or ask an administrator")
+		return v.refuseBanned()
 	}
 	if p.Arrivals <= 0 {
 		return nil
@@ -174,6 +174,10 @@ func (v *Visitors) room(p VisitPolicy, all []Visit, shares []share) error {
 func (v *Visitors) refuse(why VisitRefusal, kind Kind, message, remedy string) error {
 	v.cfg.Observer.VisitRefused(why)
 	return &Error{Kind: kind, Op: "take visitor in", Message: message, Remedy: remedy}
+}
+
+func (v *Visitors) refuseBanned() error {
+	return v.refuse(RefusedBan, Forbidden, "visitors from your network are not let in", "sign in, or ask an administrator")
 }
 
 // within tells whether a network is another, or a part of it.

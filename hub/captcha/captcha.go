@@ -22,6 +22,8 @@ import (
 const (
 	within    = 5 * time.Second
 	maxAnswer = 64 << 10
+	// atOnce is how many answers are checked at once: anybody may send one.
+	atOnce = 32
 )
 
 // Config is what a [Service] needs.
@@ -36,6 +38,7 @@ type Config struct {
 type Service struct {
 	cfg    Config
 	client http.Client
+	asking chan struct{} // one for each answer that is checked
 }
 
 // New checks the configuration; it asks nobody.
@@ -44,7 +47,10 @@ func New(cfg Config) (*Service, error) {
 	if err != nil || u.Scheme != "https" || u.Host == "" || cfg.Secret.Reveal() == "" || cfg.Host == "" {
 		return nil, hub.Errorf(hub.Invalid, "make captcha", "the service's HTTPS address, our secret there and our own host are wanted")
 	}
-	return &Service{cfg: cfg, client: http.Client{
+	if cfg.Transport == nil {
+		cfg.Transport = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxConnsPerHost: atOnce, MaxIdleConns: atOnce, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: within}
+	}
+	return &Service{cfg: cfg, asking: make(chan struct{}, atOnce), client: http.Client{
 		Transport: cfg.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // it would get the secret
 	}}, nil
 }
@@ -57,6 +63,12 @@ func (s *Service) Verify(ctx context.Context, answer string, from netip.Addr) er
 	const op = "check captcha"
 	away := func(err error) error {
 		return &hub.Error{Kind: hub.Unavailable, Op: op, Message: "the captcha can't be checked just now", Remedy: "try again in a minute", Err: err}
+	}
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	default:
+		return away(hub.Errorf(hub.Unavailable, op, "%d answers are being checked", atOnce))
 	}
 	form := url.Values{"secret": {s.cfg.Secret.Reveal()}, "response": {answer}}
 	if from.IsValid() {

@@ -6,7 +6,11 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"carrel/hub"
 )
@@ -74,6 +78,48 @@ func TestVerify(t *testing.T) {
 
 func says(text string) func(http.ResponseWriter, *http.Request) {
 	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }
+}
+
+// TestManyAnswers: so many are checked at once, and no more.
+func TestManyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := slowly{}
+		s, err := New(Config{VerifyURL: "https://captcha.example/siteverify", Secret: hub.NewSecret("s"), Host: "hub.example", Transport: &slow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		var right, away atomic.Int32
+		for range 3 * atOnce {
+			all.Go(func() {
+				switch err := s.Verify(t.Context(), "right", netip.Addr{}); {
+				case err == nil:
+					right.Add(1)
+				case hub.KindOf(err) == hub.Unavailable:
+					away.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if n := slow.asked.Load(); n != atOnce || right.Load() != atOnce || away.Load() != 2*atOnce {
+			t.Errorf("asked %d times at once, %d were right, %d are to come again", n, right.Load(), away.Load())
+		}
+		if err := s.Verify(t.Context(), "right", netip.Addr{}); err != nil {
+			t.Errorf("later: %v", err)
+		}
+	})
+}
+
+// slowly says yes after a second.
+type slowly struct{ asked atomic.Int32 }
+
+// RoundTrip implements [http.RoundTripper].
+func (s *slowly) RoundTrip(*http.Request) (*http.Response, error) {
+	s.asked.Add(1)
+	time.Sleep(time.Second)
+	w := httptest.NewRecorder()
+	says(`{"success": true}`)(w, nil)
+	return w.Result(), nil
 }
 
 func TestPlainHTTPIsRefused(t *testing.T) {
