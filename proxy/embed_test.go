@@ -109,6 +109,10 @@ func TestTmpnbsPaths(t *testing.T) {
 			t.Errorf("%s is %s at the hub", path, seen.URL)
 		}
 	}
+	w.send("POST", w.origins.HubOrigin()+w.origins.Base()+"api/spawn?x=y&hop=1", "")
+	if seen := w.hubGot.last(t); seen.URL.RawQuery != "hop=1" {
+		t.Errorf("what a sibling sent here is %s at the hub", seen.URL)
+	}
 	n := len(w.hubGot.all())
 	if r := w.send("POST", w.origins.ServerOrigin(serverKey(t, "alice", "").User)+w.origins.Base()+"api/spawn", ""); r.status != http.StatusNotFound || len(w.hubGot.all()) != n {
 		t.Errorf("on a person's host: status %d", r.status)

@@ -257,8 +257,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	case strings.HasPrefix(path, base+"hub/") && place.Hub:
 		return p.serveHub(w, r)
 	case place.Hub && (path == base+"api/spawn" || path == base+"api/spawn/" || path == base+"api/stats"): // tmpnb's
+		query := ""
+		if r.URL.Query().Get("hop") == "1" {
+			query = "hop=1" // a sibling sent it here
+		}
 		return p.pass(w, r, p.cfg.Hub, func(out *http.Request) {
-			out.URL.Path, out.URL.RawPath, out.URL.RawQuery = p.cfg.Origins.HubPath("api/tmpnb/"+strings.Trim(strings.TrimPrefix(path, base+"api/"), "/")), "", ""
+			out.URL.Path, out.URL.RawPath, out.URL.RawQuery = p.cfg.Origins.HubPath("api/tmpnb/"+strings.Trim(strings.TrimPrefix(path, base+"api/"), "/")), "", query
 		}, nil)
 	}
 	to := p.doorway(place, path)
