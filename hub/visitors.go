@@ -340,6 +340,10 @@ func (v *Visitors) admit(ctx context.Context, p VisitPolicy, all []Visit) {
 		}
 		owner := VisitorUser(x.Name)
 		_, err = v.cfg.Manager.Start(ctx, StartRequest{Key: x.Key(), By: Principal{User: x.Name, UserID: owner.ID}, Profile: p.Profile})
+		if err != nil && (KindOf(err) == TooMany || KindOf(err) == Unavailable) {
+			v.backInLine(ctx, x, err)
+			return // the next in line would fare no better
+		}
 		if err != nil {
 			message, _ := Public(err)
 			v.cfg.Logger.WarnContext(ctx, "visit not opened", "visitor", x.Name.String(), "error", err)
@@ -348,6 +352,15 @@ func (v *Visitors) admit(ctx context.Context, p VisitPolicy, all []Visit) {
 		}
 		v.cfg.Observer.VisitBegan(now.Sub(x.Arrived))
 		v.cfg.Logger.InfoContext(ctx, "visit", "visitor", x.Name.String(), "phase", VisitOpen, "waited", now.Sub(x.Arrived).Round(time.Millisecond).String())
+	}
+}
+
+// backInLine takes an admission back, as there is no server just now; the visit keeps its place.
+func (v *Visitors) backInLine(ctx context.Context, x Visit, why error) {
+	v.cfg.Logger.WarnContext(ctx, "visit not opened yet; it waits in line", "visitor", x.Name.String(), "error", why)
+	_, err := v.change(ctx, x.Name, func(x *Visit) { x.Phase, x.Admitted, x.Expires = VisitWaiting, time.Time{}, time.Time{} })
+	if err != nil && KindOf(err) != NotFound {
+		v.cfg.Logger.WarnContext(ctx, "visit not put back in line", "visitor", x.Name.String(), "error", err)
 	}
 }
 

@@ -160,6 +160,40 @@ func TestLineIsFair(t *testing.T) {
 	})
 }
 
+// TestNoServerJustNow: a visit whose server can't be started yet keeps its place in line.
+func TestNoServerJustNow(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		v := w.visitors(w.hub(), nil)
+		w.store.FailBefore(func(op string) error {
+			if op == "PutServer" {
+				return hub.Errorf(hub.Unavailable, op, "told to fail")
+			}
+			return nil
+		})
+		first, _ := w.come(v, 1)
+		time.Sleep(10 * time.Millisecond)
+		second, _ := w.come(v, 2)
+		time.Sleep(5 * time.Second)
+		for n, name := range []hub.UserName{first.Name, second.Name} {
+			x, place, err := v.Visit(t.Context(), name)
+			if err != nil || x.Phase != hub.VisitWaiting || !x.Admitted.IsZero() || !x.Expires.IsZero() || place.N != n+1 {
+				t.Errorf("visit %d is %+v at place %d, %v", n, x, place.N, err)
+			}
+		}
+		w.store.FailBefore(nil)
+		time.Sleep(5 * time.Second)
+		for n, name := range []hub.UserName{first.Name, second.Name} {
+			x, _, err := v.Visit(t.Context(), name)
+			if err != nil || x.Phase != hub.VisitOpen || x.Expires.Sub(x.Admitted) != 10*time.Minute {
+				t.Errorf("later visit %d is %+v, %v", n, x, err)
+			}
+		}
+		if got := w.seen.of("over"); got != "" {
+			t.Errorf("the observer was told %q", got)
+		}
+	})
+}
+
 func TestVisitsEnd(t *testing.T) {
 	for _, c := range []struct {
 		name string
