@@ -141,10 +141,12 @@ func (v *Visitors) purge(ctx context.Context, x Visit) error {
 		return err
 	}
 	now, err := v.cfg.Visits.Visit(ctx, x.Name)
+	lost := x.End == EndLost && KindOf(err) == NotFound // of such a visit there is no record to delete
 	if err == nil {
-		if err = v.cfg.Visits.DeleteVisit(ctx, now); err == nil {
-			v.cfg.Observer.VisitOver(x.End)
-		}
+		err = v.cfg.Visits.DeleteVisit(ctx, now)
+	}
+	if err == nil || lost {
+		v.cfg.Observer.VisitOver(x.End)
 	}
 	if err != nil && KindOf(err) != NotFound {
 		return err

@@ -415,6 +415,9 @@ func TestStrayServerOfAVisitor(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		w.gone(x, secret)
+		if got := w.seen.of("over"); got != "over lost" {
+			t.Errorf("the observer was told %q", got)
+		}
 	})
 }
 
