@@ -254,4 +254,4 @@ func (r answer) problem(t *testing.T, what string, status int, field string) {
 type room string
 
 // Room implements [Siblings].
-func (r room) Room(context.Context) (string, bool) { return string(r), r != "" }
+func (r room) Room(context.Context, bool) (string, bool) { return string(r), r != "" }

@@ -26,8 +26,9 @@ type Visits interface {
 
 // Siblings are deployments elsewhere that may have room where this one has none.
 type Siblings interface {
-	// Room gives the public address of one that has, with a slash at the end.
-	Room(ctx context.Context) (base string, ok bool)
+	// Room gives the public address of one that has, with a slash at the end, and counts one place there as
+	// taken if it is.
+	Room(ctx context.Context, take bool) (base string, ok bool)
 }
 
 // mountVisits adds the calls about notebooks for visitors, which need no credentials: Carrel's own, and
@@ -198,7 +199,7 @@ func (a *API) pointOn(w http.ResponseWriter, r *http.Request, err error, call st
 	if a.cfg.Siblings == nil || hub.KindOf(err) != hub.Unavailable || r.URL.Query().Has("hop") {
 		return
 	}
-	if base, ok := a.cfg.Siblings.Room(r.Context()); ok {
+	if base, ok := a.cfg.Siblings.Room(r.Context(), true); ok {
 		w.Header().Set("Location", base+call+"?hop=1")
 	}
 }

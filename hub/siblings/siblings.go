@@ -67,9 +67,9 @@ func New(cfg Config) (*Siblings, error) {
 	return s, nil
 }
 
-// Room gives the address of the sibling that has most room, and takes one place off it; false where none
-// has any, or none is known to.
-func (s *Siblings) Room(ctx context.Context) (base string, ok bool) {
+// Room gives the address of the sibling that has most room; false where none has any, or none is known to.
+// One place is taken off it for who takes it, and none for who only looks.
+func (s *Siblings) Room(ctx context.Context, take bool) (base string, ok bool) {
 	select {
 	case s.asking <- struct{}{}:
 		defer func() { <-s.asking }()
@@ -86,7 +86,9 @@ func (s *Siblings) Room(ctx context.Context) (base string, ok bool) {
 	if best == nil || best.free <= 0 {
 		return "", false
 	}
-	best.free--
+	if take {
+		best.free--
+	}
 	return best.base, true
 }
 

@@ -61,16 +61,21 @@ func says(n int) func(http.ResponseWriter, *http.Request) {
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := crowd{"a": says(1), "b": says(3), "c": says(0)}.siblings(t, "a", "b", "c")
+		for range 9 {
+			if base, ok := s.Room(t.Context(), false); !ok || base != "https://b/x/" {
+				t.Fatalf("who only looks finds %q, %v", base, ok)
+			}
+		}
 		var got []string
 		for range 5 {
-			base, ok := s.Room(t.Context())
+			base, ok := s.Room(t.Context(), true)
 			got = append(got, fmt.Sprintf("%s %v", strings.TrimPrefix(base, "https://"), ok))
 		}
 		if text := strings.Join(got, ", "); text != "b/x/ true, b/x/ true, a/x/ true, b/x/ true,  false" {
 			t.Errorf("sent to %s", text)
 		}
 		time.Sleep(fresh)
-		if base, ok := s.Room(t.Context()); !ok || base != "https://b/x/" {
+		if base, ok := s.Room(t.Context(), true); !ok || base != "https://b/x/" {
 			t.Errorf("later: %q, %v", base, ok)
 		}
 	})
@@ -99,19 +104,19 @@ func TestBadSiblings(t *testing.T) {
 				var asked atomic.Int32
 				s := crowd{"bad": func(w http.ResponseWriter, r *http.Request) { asked.Add(1); h(w, r) }, "good": says(1)}.siblings(t, "bad", "good")
 				began := time.Now()
-				if base, ok := s.Room(t.Context()); !ok || base != "https://good/x/" {
+				if base, ok := s.Room(t.Context(), true); !ok || base != "https://good/x/" {
 					t.Errorf("sent to %q, %v", base, ok)
 				}
 				if took := time.Since(began); took > within {
 					t.Errorf("it took %v", took)
 				}
 				time.Sleep(fresh)
-				s.Room(t.Context())
+				s.Room(t.Context(), true)
 				if n := asked.Load(); n > 1 && name != "negative" && name != "has nothing" {
 					t.Errorf("it was asked %d times", n)
 				}
 				time.Sleep(resting)
-				s.Room(t.Context())
+				s.Room(t.Context(), true)
 				if n := asked.Load(); n < 2 {
 					t.Errorf("it was never asked again")
 				}
@@ -127,7 +132,7 @@ func TestManyAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 50 {
 		all.Go(func() {
-			if _, ok := s.Room(t.Context()); ok {
+			if _, ok := s.Room(t.Context(), true); ok {
 				sent.Add(1)
 			}
 		})

@@ -217,10 +217,12 @@ type site struct {
 	secrets map[string]hub.Secret // sessions by person
 	guests  map[string]hub.Secret // and by visitor
 	sibling *site                 // nil: there is none
+	took    []bool                // whether each call took a place there
 }
 
 // Room implements [Siblings]: it is what the sibling's hub counts.
-func (s *site) Room(ctx context.Context) (string, bool) {
+func (s *site) Room(ctx context.Context, take bool) (string, bool) {
+	s.took = append(s.took, take)
 	if s.sibling == nil {
 		return "", false
 	}

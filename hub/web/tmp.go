@@ -36,8 +36,9 @@ type Visits interface {
 
 // Siblings are deployments elsewhere that may have room where this one has none.
 type Siblings interface {
-	// Room gives the public address of one that has, with a slash at the end.
-	Room(ctx context.Context) (base string, ok bool)
+	// Room gives the public address of one that has, with a slash at the end, and counts one place there as
+	// taken if it is.
+	Room(ctx context.Context, take bool) (base string, ok bool)
 }
 
 type tmpView struct {
@@ -150,7 +151,7 @@ func (w *Web) elsewhere(r *http.Request, path string, hop bool) (string, error) 
 	if err != nil || s.Available() > 0 {
 		return "", err
 	}
-	base, ok := w.cfg.Siblings.Room(r.Context())
+	base, ok := w.cfg.Siblings.Room(r.Context(), r.Method == http.MethodPost)
 	if !ok {
 		return "", nil
 	}

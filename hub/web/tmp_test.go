@@ -349,6 +349,9 @@ func TestSiblings(t *testing.T) {
 	if p := one.ask("", "POST", "/hub/tmp", url.Values{"path": {"a/b.ipynb"}}, nil); p.Code != http.StatusSeeOther || p.location() != there || p.cookie("carrel-visitor") != nil {
 		t.Errorf("the click: status %d, to %s", p.Code, p.location())
 	}
+	if !slices.Equal(one.took, []bool{false, true}) {
+		t.Errorf("the link and the click took places there: %v", one.took)
+	}
 	stays(one, "first", "/hub/tmp")
 	stays(one, "", "/hub/tmp?ended=1")
 	if p := one.get("", "/hub/tmp?path=../x"); p.Code != http.StatusUnprocessableEntity {
