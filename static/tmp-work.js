@@ -42,3 +42,10 @@ form.addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
+
+// Who comes back to this page finds it as it was left.
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  button.disabled = false;
+  note.hidden = true;
+});
