@@ -160,7 +160,8 @@ func TestHarmlessParts(t *testing.T) {
 			suid.Mode, suid.Uid, suid.Gid, suid.Uname = 0o6755, 0, 0, "root"
 			mine := file("theirs", "1")
 			mine.Uid, mine.Gid = 4321, 4321
-			archive := archiveOf(t, suid, mine, file("/etc/passwd", "harmless"), oddity(tar.TypeSymlink, "link", "/etc/shadow"), file(".carrel-import/new/x", "1"), file("./.carrel-import/moved/x", "1"))
+			archive := archiveOf(t, suid, mine, file("/etc/passwd", "harmless"), oddity(tar.TypeSymlink, "link", "/etc/shadow"), file(".carrel-import/new/x", "1"), file("./.carrel-import/moved/x", "1"),
+				file("././.carrel-import/a", "1"), file("/.carrel-import/b", "1"), file(".//.carrel-import/c", "1"), file("/./.carrel-import/d", "1"))
 			if err := d.ImportHome(t.Context(), spec, bytes.NewReader(archive), ImportNew); err != nil {
 				t.Fatal(err)
 			}
@@ -168,6 +169,7 @@ func TestHarmlessParts(t *testing.T) {
 			out := python(t, d, h, `
 import os
 os.chdir("/home/jovyan")
+if os.path.lexists(".carrel-import"): print("the corner is left")
 for base, dirs, names in os.walk("."):
     for n in sorted(dirs + names):
         s = os.lstat(base + "/" + n)

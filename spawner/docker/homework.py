@@ -61,7 +61,8 @@ def unpack(where, floor):
     os.chdir(HOME)
     target = HOME
     if where != ".":
-        drop()
+        if not drop():
+            sys.exit("carrel: what an earlier import left can't be removed")
         times = os.stat(HOME)
         os.mkdir(WORK, 0o700)
         target = os.path.join(HOME, WORK, b"new")
@@ -94,6 +95,7 @@ def unpack(where, floor):
         room = os.statvfs(HOME)
         sys.exit("carrel: No space left on device" if room.f_bavail * room.f_frsize < 1 << 20 else 1)
     check(target)
+    os.sync()  # it counts as whole from now on
 
 
 def relay(tar):
@@ -117,6 +119,9 @@ def check(target):
     mode = stat.S_IMODE(os.stat(target).st_mode)
     os.chmod(target, mode | 0o700)
     top = enter(target)
+    times = os.fstat(top)
+    remove(WORK, top)  # as "././.carrel-import", which no pattern of tar's keeps out
+    os.utime(top, ns=(times.st_atime_ns, times.st_mtime_ns))
     strip(top, 1)
     os.close(top)
 
@@ -190,8 +195,11 @@ def settle(how):
         if how == "replace":
             os.fchmod(home, stat.S_IMODE(top.st_mode) & 0o3777 | 0o700)
             os.utime(home, ns=(top.st_atime_ns, top.st_mtime_ns))
-    os.close(work)
     os.sync()
+    if is_directory(b"new", work):
+        os.rename(b"new", b"used", src_dir_fd=work, dst_dir_fd=work)  # all that follows may be removed in any order
+        os.sync()
+    os.close(work)
     times = os.fstat(home)
     remove(WORK, home)
     if is_directory(WORK, home):
@@ -212,7 +220,7 @@ def replace(home, work, new):
         os.mkdir(b"moved", 0o700, dir_fd=work)
         os.sync()
     for name in names(new):
-        if not is_systems(name, home):
+        if name != WORK and not is_systems(name, home):
             move(name, new, home)
 
 
@@ -246,14 +254,14 @@ def merge(home, new, top=False):
 
 
 def drop():
-    """Removes what an import that was cut off has unpacked."""
+    """Removes what an import that was cut off has unpacked; tells whether all of it is gone."""
     home = enter(HOME)
     times = os.stat(WORK, dir_fd=home, follow_symlinks=False) if is_directory(WORK, home) else os.fstat(home)
     remove(WORK, home)
-    if is_directory(WORK, home):
-        sys.exit("carrel: what an earlier import left can't be removed")
+    gone = not is_directory(WORK, home)
     os.utime(home, ns=(times.st_atime_ns, times.st_mtime_ns))
     os.close(home)
+    return gone
 
 
 def digest():
@@ -345,7 +353,7 @@ def clear():
     for name in names(home):
         if not is_systems(name, home):
             remove(name, home)
-    if names(home):
+    if any(not is_systems(name, home) for name in names(home)):
         sys.exit("carrel: what was copied can't be removed")
 
 
@@ -365,7 +373,8 @@ def main():
     elif command == "settle":
         settle(rest[0])
     elif command == "drop":
-        drop()
+        if not drop():
+            print("left")
     elif command == "digest":
         digest()
     elif command == "clear":
