@@ -3,6 +3,7 @@ package docker
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -264,13 +265,33 @@ func makeIn(parent int, name string, last bool, whose owners) error {
 	if in.Uid != 0 || in.Mode&0o022 != 0 {
 		return errors.New("it is not there, and where others than root can write it is not made: an administrator makes it")
 	}
-	if err := unix.Mkdirat(parent, name, 0o700); err != nil {
+	tmp := ".carrel-" + rand.Text() // a crash leaves none of the name, or one that is theirs
+	err := unix.Mkdirat(parent, tmp, 0o700)
+	if err != nil {
 		return err
 	}
-	if !last {
-		return unix.Fchmodat(parent, name, 0o755, 0)
+	if last {
+		err = unix.Fchownat(parent, tmp, whose.uid, whose.gid, unix.AT_SYMLINK_NOFOLLOW)
+	} else {
+		err = unix.Fchmodat(parent, tmp, 0o755, 0)
 	}
-	return unix.Fchownat(parent, name, whose.uid, whose.gid, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		err = renameNew(parent, tmp, name)
+	}
+	if err != nil {
+		err = errors.Join(err, unix.Unlinkat(parent, tmp, unix.AT_REMOVEDIR))
+	}
+	return err
+}
+
+// renameNew gives a directory a name that nothing has. File servers don't know of that condition (NFS): there it can take the place of
+// an empty directory.
+func renameNew(parent int, from, to string) error {
+	err := unix.Renameat2(parent, from, parent, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		return unix.Renameat(parent, from, parent, to)
+	}
+	return err
 }
 
 // bindAt mounts an open directory at a path of ours: with nothing that is mounted below it, nosuid, nodev,
