@@ -114,15 +114,27 @@ func (h *homes) ownDirectory(ctx context.Context, x directory) error {
 	return nil
 }
 
-// openBind mounts a person's directory at a place of ours, making it at the first start.
-func (h *homes) openBind(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
+// openBind mounts a person's directory at a place of ours, making it at the first start. One that was their home and is
+// missing is made only anew: its file system may not be mounted.
+func (h *homes) openBind(ctx context.Context, spec hub.Spec, anew bool) (mount.Mount, error) {
+	known, ok, err := h.knownDirectory(spec.UserID)
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	was, err := h.recordedKind(spec.UserID)
+	if err != nil {
+		return mount.Mount{}, err
+	}
 	x := h.directoryOf(spec.Key.User, spec.UserID)
 	if spec.Key.User.IsZero() || h.cfg.HomePath.IsZero() { // it is a directory yet, though new homes are of another kind
-		known, ok, err := h.knownDirectory(spec.UserID)
-		if err != nil || !ok {
-			return mount.Mount{}, orNoHome(err)
+		if !ok {
+			return mount.Mount{}, orNoHome(nil)
 		}
 		x = known
+	}
+	whose := &owners{spec.UID, spec.GID}
+	if !anew && was == homeBind && ok && !isThere(known.Base, known.Rel) {
+		whose = nil
 	}
 	point := h.mountPoint(spec.UserID)
 	if !mounted(point) {
@@ -132,7 +144,7 @@ func (h *homes) openBind(ctx context.Context, spec hub.Spec) (mount.Mount, error
 		if err := makeMountPoint(point); err != nil {
 			return mount.Mount{}, err
 		}
-		if err := mountDirectory(x.Base, x.Rel, point, &owners{spec.UID, spec.GID}); err != nil {
+		if err := mountDirectory(x.Base, x.Rel, point, whose); err != nil {
 			return mount.Mount{}, err
 		}
 	}

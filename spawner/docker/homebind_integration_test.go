@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -205,4 +206,66 @@ func TestBindWarm(t *testing.T) {
 	if len(mountsOf(t, d)) != 0 {
 		t.Errorf("mounted: %v", mountsOf(t, d))
 	}
+}
+
+// TestBindIsNotReplaced: files that the operator has where a home is to be are nobody's to replace without a word, a
+// home whose file system is not mounted is not made anew but for an import, and what can't be removed keeps nobody from it.
+func TestBindIsNotReplaced(t *testing.T) {
+	d, base := newBindDriver(t, "{user}")
+	spec := idle(t, "alice")
+	dir := base + "/alice"
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/note", []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	imported := func(how string) error {
+		return d.ImportHome(t.Context(), spec, bytes.NewReader(archiveOf(t, file("new", "new"))), how)
+	}
+	if err := imported(ImportNew); hub.KindOf(err) != hub.Conflict {
+		t.Errorf("an import to where files are: %v", err)
+	}
+	if raw, err := os.ReadFile(dir + "/note"); err != nil || string(raw) != "kept" {
+		t.Errorf("the note has %q, %v", raw, err)
+	}
+	checkSettled(t, d, spec)
+	h, _ := start(t, d, spec)
+	stop(t, d, h)
+	spec.Generation++
+
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context(), spec); hub.KindOf(err) != hub.Unavailable {
+		t.Errorf("a start without the directory: %v", err)
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		t.Error("it was made anew")
+	}
+	if err := imported(ImportNew); err != nil {
+		t.Error(err)
+	}
+
+	if err := os.MkdirAll(dir+"/.carrel-import/new/theirs/x", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir+"/.carrel-import", 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.homes.writeNote(spec.UserID, homeNote{Doing: "imported", Step: stepUnpack, Image: spec.Image, UID: 1000, GID: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	h, _ = start(t, d, spec)
+	if out, _ := run(t, d, h, "cat", "/home/jovyan/new"); out != "new" {
+		t.Errorf("the home has %q", out)
+	}
+	stop(t, d, h)
+	if err := imported(ImportMerge); err == nil {
+		t.Error("an import over what can't be removed")
+	}
+	checkSettled(t, d, spec)
 }

@@ -36,7 +36,7 @@ func (h *homes) export(ctx context.Context, id hub.UserID, image string, out io.
 		return orNoHome(err)
 	}
 	n := homeNote{Doing: "exported", Step: stepRead, Image: image}
-	if n.Paused, err = h.toFreeze(ctx, id, pause); err != nil {
+	if n.Paused, n.Still, err = h.toFreeze(ctx, id, pause); err != nil {
 		return err
 	}
 	if err := h.writeNote(id, n); err != nil {
@@ -54,7 +54,7 @@ func (h *homes) export(ctx context.Context, id hub.UserID, image string, out io.
 	if err := h.work(ctx, id, h.packer(id, kind, homework{image: image, args: []string{"pack"}, home: m, out: out})); err != nil {
 		return err
 	}
-	return h.stillFrozen(ctx, id, n.Paused)
+	return h.stillFrozen(ctx, id, slices.Concat(n.Paused, n.Still))
 }
 
 func orNoHome(err error) error {
@@ -99,30 +99,31 @@ func bindMount(source, target string) mount.Mount {
 	return mount.Mount{Type: mount.TypeBind, Source: source, Target: target, BindOptions: &mount.BindOptions{Propagation: mount.PropagationRPrivate}}
 }
 
-// toFreeze lists the containers that have to stand still for an export.
-func (h *homes) toFreeze(ctx context.Context, id hub.UserID, pause bool) ([]string, error) {
+// toFreeze lists the containers that have to be frozen for an export, and those that were before.
+func (h *homes) toFreeze(ctx context.Context, id hub.UserID, pause bool) (ids, still []string, err error) {
 	users, err := h.users(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var ids []string
 	for _, c := range users {
 		switch c.State {
 		case container.StateExited, container.StateDead:
-		case container.StateRunning, container.StatePaused:
+		case container.StateRunning:
 			ids = append(ids, c.ID)
+		case container.StatePaused:
+			still = append(still, c.ID)
 		default:
-			return nil, &hub.Error{Kind: hub.Conflict, Op: "docker: export home", Message: "a server with this home is starting or ending", Remedy: "try again in a few seconds"}
+			return nil, nil, &hub.Error{Kind: hub.Conflict, Op: "docker: export home", Message: "a server with this home is starting or ending", Remedy: "try again in a few seconds"}
 		}
 	}
-	if len(ids) > 0 && !pause {
-		return nil, &hub.Error{
+	if len(ids)+len(still) > 0 && !pause {
+		return nil, nil, &hub.Error{
 			Kind: hub.Conflict, Op: "docker: export home", Message: "a server with this home runs, and files that change while they are read make no archive",
 			Remedy: "stop it first, or freeze it meanwhile with --pause",
 		}
 	}
 	slices.Sort(ids)
-	return ids, nil
+	return ids, still, nil
 }
 
 func (h *homes) freeze(ctx context.Context, ids []string) error {
@@ -212,7 +213,22 @@ func (h *homes) importTar(ctx context.Context, spec hub.Spec, in io.Reader, how 
 	case kind == homeLoop && how != ImportMerge:
 		return h.importFresh(ctx, spec, in)
 	}
+	if kind == homeBind && how == ImportNew {
+		if x, there, err := h.inTheWay(ctx, spec); err != nil || there {
+			return orFilesThere(err, x)
+		}
+	}
 	return h.importInto(ctx, spec, kind, in, how)
+}
+
+func orFilesThere(err error, x directory) error {
+	if err != nil {
+		return err
+	}
+	return &hub.Error{
+		Kind: hub.Conflict, Op: "docker: import home", Message: "there are files already where this person's home is to be",
+		Remedy: "move them away: " + x.path() + "; or use --replace to put the archive in their place, or --merge to add it",
+	}
 }
 
 // floorOf is how many bytes the worker leaves free for others: with caps there are no others.
@@ -306,7 +322,7 @@ func (h *homes) dropFresh(ctx context.Context, id hub.UserID) error {
 // importInto unpacks in a corner of the home, and then puts all in its place.
 func (h *homes) importInto(ctx context.Context, spec hub.Spec, kind string, in io.Reader, how string) (err error) {
 	id := spec.UserID
-	m, err := h.reach(ctx, spec)
+	m, err := h.reach(ctx, spec, true)
 	if err != nil {
 		return err
 	}

@@ -246,6 +246,16 @@ func TestHomeIsKeptMeanwhile(t *testing.T) {
 	if err := d.ExportHome(t.Context(), spec.UserID, spec.Image, torn, true); hub.KindOf(err) != hub.Conflict {
 		t.Errorf("an export whose server was woken by hand: %v", err)
 	}
+	if err := d.Pause(t.Context(), h); err != nil {
+		t.Fatal(err)
+	}
+	asleep := &onFirstWrite{do: func() { busy("a wake of one that slept before", d.Resume(t.Context(), h)) }}
+	if err := d.ExportHome(t.Context(), spec.UserID, spec.Image, asleep, true); err != nil {
+		t.Error(err)
+	}
+	if st, err := d.Inspect(t.Context(), h); err != nil || st.Phase != hub.Paused {
+		t.Errorf("a server that slept before the export: %+v, %v", st, err)
+	}
 	stop(t, d, h)
 	in := &onFirstRead{Reader: bytes.NewReader(archiveOf(t, file("x", "1"))), do: func() {
 		_, err := d.Start(t.Context(), second)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -54,7 +55,7 @@ func (h *homes) move(ctx context.Context, spec hub.Spec, keep bool) (moved bool,
 	if err := h.keepKind(id, from); err != nil { // before there are two
 		return false, err
 	}
-	n := homeNote{Doing: "moved", Step: stepMove, From: from, To: to, Keep: keep, Image: spec.Image, UID: spec.UID, GID: spec.GID, User: spec.Key.User}
+	n := homeNote{Doing: "moved", Step: stepMove, From: from, To: to, Keep: keep, Image: spec.Image, UID: spec.UID, GID: spec.GID}
 	if err := h.writeNote(id, n); err != nil {
 		return false, err
 	}
@@ -74,7 +75,7 @@ func (h *homes) move(ctx context.Context, spec hub.Spec, keep bool) (moved bool,
 			return false, err
 		}
 	}
-	if err := h.copyHome(ctx, spec, from, source, was, to); err != nil {
+	if err := h.copyHome(ctx, spec, &n, source, was); err != nil {
 		return false, err
 	}
 	h.at("compared")
@@ -110,16 +111,32 @@ func (h *homes) mayBecome(ctx context.Context, spec hub.Spec, kind string) error
 	case homeVolume:
 		place = "the volume " + h.volume(spec.UserID)
 	case homeBind:
-		x := h.directoryOf(spec.Key.User, spec.UserID)
-		place, is = x.path(), isThere(x.Base, x.Rel)
-		if is && err == nil {
-			is, err = h.hasFiles(ctx, spec, x)
+		if err == nil {
+			var x directory
+			x, is, err = h.inTheWay(ctx, spec)
+			place = x.path()
 		}
 	}
 	if err != nil || !is {
 		return err
 	}
+	return errInTheWay(place)
+}
+
+func errInTheWay(place string) error {
 	return &hub.Error{Kind: hub.Conflict, Op: "docker: move home", Message: "there are files already where the home would be moved to", Remedy: "move them away: " + place}
+}
+
+// inTheWay tells whether anything is where a person's directory is, or is to be.
+func (h *homes) inTheWay(ctx context.Context, spec hub.Spec) (x directory, is bool, err error) {
+	if spec.Key.User.IsZero() || h.cfg.HomePath.IsZero() {
+		return x, false, nil
+	}
+	x = h.directoryOf(spec.Key.User, spec.UserID)
+	if isThere(x.Base, x.Rel) {
+		is, err = h.hasFiles(ctx, spec, x)
+	}
+	return x, is, err
 }
 
 // hasFiles tells whether anything is in a person's directory.
@@ -131,33 +148,54 @@ func (h *homes) hasFiles(ctx context.Context, spec hub.Spec, x directory) (bool,
 	if err := mountDirectory(x.Base, x.Rel, point, nil); err != nil {
 		return false, err
 	}
+	empty, err := h.isEmpty(ctx, spec, point)
+	return !empty, errors.Join(err, h.dropFresh(ctx, spec.UserID))
+}
+
+func (h *homes) isEmpty(ctx context.Context, spec hub.Spec, point string) (bool, error) {
 	said := &head{most: 16}
 	err := h.work(ctx, spec.UserID, h.packer(spec.UserID, homeBind, homework{image: spec.Image, args: []string{"empty"}, home: bindMount(point, ""), out: said}))
-	if uerr := unmountHome(ctx, point); err == nil {
-		err = uerr
-	}
-	return strings.TrimSpace(said.String()) != "yes", err
+	return strings.TrimSpace(said.String()) == "yes", err
 }
 
 // copyHome fills a home of another kind, and compares it with the one that is there.
-func (h *homes) copyHome(ctx context.Context, spec hub.Spec, from string, source mount.Mount, was sum, to string) error {
+func (h *homes) copyHome(ctx context.Context, spec hub.Spec, n *homeNote, source mount.Mount, was sum) error {
 	spec.Limits.Disk = max(orElse(spec.Limits.Disk, defaultDisk), was.bytes*5/4+64<<20)
 	spec.Limits.Inodes = max(orElse(spec.Limits.Inodes, spec.Limits.Disk/bytesPerInode), was.files*5/4+1000)
-	target, err := h.makeTarget(ctx, spec, to)
+	target, err := h.makeTarget(ctx, spec, n.To)
 	if err != nil {
 		return err
 	}
 	h.at("made")
-	if err := h.pour(ctx, spec, from, source, to, target); err != nil {
+	if n.To == homeBind {
+		if err := h.noteDirectory(ctx, spec, n); err != nil {
+			return err
+		}
+	}
+	if err := h.pour(ctx, spec, n.From, source, n.To, target); err != nil {
 		return err
 	}
 	h.at("copied")
 	target.ReadOnly = true
-	is, err := h.digest(ctx, spec.UserID, spec.Image, to, target)
+	is, err := h.digest(ctx, spec.UserID, spec.Image, n.To, target)
 	if err == nil && is.sum != was.sum {
 		err = hub.Errorf(hub.Internal, "docker: move home", "the copy of the home is not like the home")
 	}
 	return err
+}
+
+// noteDirectory notes right before the first file into which directory a move copies: from then on what is in it is the
+// move's, to be removed if it is cut off. Nothing may have come there since it was looked at first.
+func (h *homes) noteDirectory(ctx context.Context, spec hub.Spec, n *homeNote) error {
+	x := h.directoryOf(spec.Key.User, spec.UserID)
+	switch empty, err := h.isEmpty(ctx, spec, h.freshPoint(spec.UserID)); {
+	case err != nil:
+		return err
+	case !empty:
+		return errInTheWay(x.path())
+	}
+	n.Into = &x
+	return h.writeNote(spec.UserID, *n)
 }
 
 // makeTarget makes an empty home of a kind, beside the one that counts.
@@ -266,9 +304,15 @@ func (h *homes) removeAs(ctx context.Context, id hub.UserID, kind string) error 
 
 // dropIntoDirectory empties a directory that a move was cut off in; it was empty, or not there, before.
 func (h *homes) dropIntoDirectory(ctx context.Context, id hub.UserID, n homeNote) error {
-	x := h.directoryOf(n.User, id)
-	if !isThere(x.Base, x.Rel) {
-		return nil
+	if n.Into == nil {
+		return nil // nothing was copied yet
+	}
+	x := *n.Into
+	if was, err := h.readDirectory(h.directoryFile(x)); err != nil || was.ID != id || !isThere(x.Base, x.Rel) {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return homeFault("tell whose a directory is", err)
 	}
 	point := h.freshPoint(id)
 	if err := makeMountPoint(point); err != nil {

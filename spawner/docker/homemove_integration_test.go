@@ -162,6 +162,29 @@ func TestMoveIsCheckedFirst(t *testing.T) {
 	if err := loop.ImportHome(t.Context(), spec, bytes.NewReader(archiveOf(t, file("old", "old"))), ImportNew); err != nil {
 		t.Fatal(err)
 	}
+	systems := base + "/alice/lost+found" // as at the top of a file system
+	if err := os.MkdirAll(systems, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(base+"/alice", 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	d.homes.crash = func(step string) {
+		if step == "made" { // and was looked at before
+			if err := os.WriteFile(base+"/alice/theirs", []byte("kept"), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if moved, err := d.MoveHome(t.Context(), spec, false); moved || hub.KindOf(err) != hub.Conflict {
+		t.Errorf("a move to where a file came meanwhile: %v, %v", moved, err)
+	}
+	if raw, err := os.ReadFile(base + "/alice/theirs"); err != nil || string(raw) != "kept" {
+		t.Errorf("that file has %q, %v", raw, err)
+	}
+	if err := os.Remove(base + "/alice/theirs"); err != nil {
+		t.Fatal(err)
+	}
 	d.homes.crash = func(step string) {
 		if step == "copied" { // somebody who has the directory too
 			if err := os.WriteFile(base+"/alice/old", []byte("odd"), 0o600); err != nil {
@@ -172,7 +195,7 @@ func TestMoveIsCheckedFirst(t *testing.T) {
 	if moved, err := d.MoveHome(t.Context(), spec, false); moved || err == nil || !strings.Contains(err.Error(), "not like the home") {
 		t.Errorf("%v, %v", moved, err)
 	}
-	if left, err := os.ReadDir(base + "/alice"); err != nil || len(left) != 0 {
+	if left, err := os.ReadDir(base + "/alice"); err != nil || len(left) != 1 || left[0].Name() != "lost+found" {
 		t.Errorf("the directory has %v, %v", left, err)
 	}
 	h, _ := start(t, d, spec)

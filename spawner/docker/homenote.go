@@ -27,12 +27,13 @@ type homeNote struct {
 	UID    int      `json:"uid"`
 	GID    int      `json:"gid"`
 	Paused []string `json:"paused,omitempty"` // containers frozen for it
+	Still  []string `json:"still,omitempty"`  // and those that were before, and stay so
 
 	// Of a move:
-	From string       `json:"from,omitempty"`
-	To   string       `json:"to,omitempty"`
-	Keep bool         `json:"keep,omitempty"` // the old home stays
-	User hub.UserName `json:"user,omitzero"`
+	From string     `json:"from,omitempty"`
+	To   string     `json:"to,omitempty"`
+	Keep bool       `json:"keep,omitempty"` // the old home stays
+	Into *directory `json:"into,omitempty"` // the operator's, from the first file that is copied there
 }
 
 // The steps. What is cut off in the first three leaves the home as it was; an import that is to settle is
@@ -118,22 +119,23 @@ func (h *homes) undo(ctx context.Context, id hub.UserID, n homeNote) error {
 		return h.endMove(ctx, id, n)
 	case stepUnpack, stepSettle:
 		spec := hub.Spec{UserID: id, Image: n.Image, UID: n.UID, GID: n.GID, Home: "/" + keeperMount, Limits: hub.Limits{Disk: 1}} // as large as it is
-		m, err := h.reach(ctx, spec)
+		m, err := h.reach(ctx, spec, false)
 		if err != nil {
 			return err
 		}
 		if n.Step == stepSettle {
-			return h.settle(ctx, id, n, m)
+			return h.tidyCorner(ctx, id, n, m, "settle", n.How)
 		}
-		return h.work(ctx, id, homework{image: n.Image, args: []string{"drop"}, home: m, user: owner(n.UID, n.GID)})
+		return h.tidyCorner(ctx, id, n, m, "drop")
 	}
 	return hub.Errorf(hub.Internal, "mend home", "its note is of another version")
 }
 
-// settle puts what was unpacked in its place.
-func (h *homes) settle(ctx context.Context, id hub.UserID, n homeNote, m mount.Mount) error {
+// tidyCorner puts what was unpacked in its place, or removes it. What is somebody else's there stays, and keeps nobody
+// from the home.
+func (h *homes) tidyCorner(ctx context.Context, id hub.UserID, n homeNote, m mount.Mount, how ...string) error {
 	said := &head{most: 64}
-	if err := h.work(ctx, id, homework{image: n.Image, args: []string{"settle", n.How}, home: m, user: owner(n.UID, n.GID), out: said}); err != nil {
+	if err := h.work(ctx, id, homework{image: n.Image, args: how, home: m, user: owner(n.UID, n.GID), out: said}); err != nil {
 		return err
 	}
 	if said.Len() > 0 {
@@ -146,7 +148,7 @@ func (h *homes) settle(ctx context.Context, id hub.UserID, n homeNote, m mount.M
 func (h *homes) frozenFor(container string) bool {
 	for _, id := range h.noted() {
 		n, err := h.readNote(id)
-		if err != nil || !slices.Contains(n.Paused, container) {
+		if err != nil || !slices.Contains(n.Paused, container) && !slices.Contains(n.Still, container) {
 			continue
 		}
 		if release, err := tryLockFile(h.image(id) + ".lock"); release != nil { // nobody is at work

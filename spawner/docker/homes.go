@@ -119,7 +119,7 @@ func (h *homes) open(ctx context.Context, spec hub.Spec) (m mount.Mount, release
 	if err != nil {
 		return mount.Mount{}, nil, err
 	}
-	m, err = h.reach(ctx, spec)
+	m, err = h.reach(ctx, spec, false)
 	if err != nil {
 		release()
 		return mount.Mount{}, nil, err
@@ -132,8 +132,8 @@ func wellFormed(id hub.UserID) bool {
 	return id != "" && strings.Trim(string(id), "abcdefghijklmnopqrstuvwxyz0123456789") == ""
 }
 
-// reach is open for who holds the home.
-func (h *homes) reach(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
+// reach is open for who holds the home. A directory that was their home and is missing is made anew only for an import.
+func (h *homes) reach(ctx context.Context, spec hub.Spec, anew bool) (mount.Mount, error) {
 	kind, err := h.kindOf(ctx, spec.UserID)
 	if err != nil {
 		return mount.Mount{}, err
@@ -143,7 +143,7 @@ func (h *homes) reach(ctx context.Context, spec hub.Spec) (mount.Mount, error) {
 	case homeVolume:
 		m, err = h.openVolume(ctx, spec)
 	case homeBind:
-		m, err = h.openBind(ctx, spec)
+		m, err = h.openBind(ctx, spec, anew)
 	default:
 		m, err = h.openLoop(ctx, spec)
 	}
