@@ -115,8 +115,10 @@ func destroy(t *testing.T, d *Driver, spec hub.Spec) {
 
 // TestRestoreDrill: a home with odd files goes out, is destroyed, comes back, and everything is as it was.
 func TestRestoreDrill(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{homeLoop, homeVolume, homeBind} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			d := driverOf(t, kind)
 			spec := idle(t, "alice")
 			if err := d.ExportHome(t.Context(), spec.UserID, spec.Image, io.Discard, false); hub.KindOf(err) != hub.NotFound {
@@ -176,8 +178,10 @@ func checkSettled(t *testing.T, d *Driver, spec hub.Spec) {
 
 // TestImportWays: a replaced home has what is in the archive, a merged one what was there too.
 func TestImportWays(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{homeLoop, homeVolume} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
 			spec := idle(t, "alice")
 			first := archiveOf(t, file("both", "old"), file("dir/old", "old"), file("dir/both", "old"), file("was a file", "old"), file("was a dir/x", "old"), file("own", "old"))

@@ -123,8 +123,10 @@ func (failing) Read([]byte) (int, error) { return 0, errors.New("the source gave
 
 // TestHostileArchives are refused, whatever is there already, and change nothing.
 func TestHostileArchives(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{ImportReplace, ImportMerge} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel()
 			d := newDriver(t)
 			spec := idle(t, "alice")
 			h, _ := start(t, d, spec)

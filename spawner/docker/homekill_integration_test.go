@@ -93,12 +93,14 @@ const (
 // TestKillDuringImport: what is left is the home from before, or the whole archive, and nothing beside it;
 // and so with an export, whose server goes on.
 func TestKillDuringImport(t *testing.T) {
+	t.Parallel()
 	if step := os.Getenv(killAt); step != "" {
 		importUntilKilled(t, step)
 		return
 	}
 	for _, c := range importSteps {
 		t.Run(c.kind+" "+c.how+" "+c.step, func(t *testing.T) {
+			t.Parallel()
 			d := newDriver(t, func(cfg *Config) { cfg.HomeKind = c.kind })
 			spec := idle(t, "alice")
 			if err := d.ImportHome(t.Context(), spec, bytes.NewReader(archiveOf(t, file("old", "old"))), ImportNew); err != nil {

@@ -28,6 +28,7 @@ func as(t *testing.T, d *Driver, kind, base string) *Driver {
 
 // TestMove: a home goes through all kinds; another kind configured changes nothing until it is moved.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	d = as(t, d, homeLoop, base)
 	spec := idle(t, "alice")
@@ -82,6 +83,7 @@ func TestMove(t *testing.T) {
 
 // TestMoveKeeps the old home where it is told to, and refuses where files are in the way.
 func TestMoveKeeps(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	d = as(t, d, homeVolume, base)
 	spec := idle(t, "alice")
@@ -216,6 +218,7 @@ var moveSteps = []struct {
 
 // TestKillDuringMove: the home is the old one or the new one, whole, and the other one is gone.
 func TestKillDuringMove(t *testing.T) {
+	t.Parallel()
 	if step := os.Getenv(killAt); step != "" {
 		d := as(t, killed(t, step), os.Getenv(killHow), os.Getenv(killBase))
 		d.homes.crash = killed(t, step).homes.crash
@@ -225,6 +228,7 @@ func TestKillDuringMove(t *testing.T) {
 	for _, way := range [][2]string{{homeLoop, homeVolume}, {homeVolume, homeBind}, {homeBind, homeLoop}} {
 		for _, c := range moveSteps {
 			t.Run(way[0]+" to "+way[1]+" "+c.step, func(t *testing.T) {
+				t.Parallel()
 				d, base := newBindDriver(t, "{user}")
 				d = as(t, d, way[0], base)
 				spec := idle(t, "alice")
