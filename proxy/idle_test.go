@@ -53,11 +53,19 @@ func holder(t *testing.T) (addr string, say func(string)) {
 }
 
 // TestIdleTunnels: what an open websocket that has carried something each way, and now says nothing,
-// costs here: two goroutines of the smallest stack and their tunnel. The clients' ends, which are
-// counted too, are a small part.
+// costs here: its tunnel, and where no loop carries it two goroutines of the smallest stack. The clients'
+// ends, which are counted too, are a small part, but for those of a loop.
 func TestIdleTunnels(t *testing.T) {
-	const people, each, most = 8, maxTunnels, 8<<10 + raceStacks
-	w := newWorld(t, setup{})
+	t.Run("loop", func(t *testing.T) { idleTunnels(t, newWorld(t, setup{}), 0, 5<<9) })
+	t.Run("goroutines", func(t *testing.T) {
+		w := newWorld(t, setup{})
+		w.proxy.loops = nil
+		idleTunnels(t, w, 2, 8<<10+raceStacks)
+	})
+}
+
+func idleTunnels(t *testing.T, w *world, goroutinesEach int, most int64) {
+	const people, each = 8, maxTunnels
 	addr, say := holder(t)
 	var heads []string
 	for i := range people {
@@ -91,7 +99,7 @@ func TestIdleTunnels(t *testing.T) {
 		open(heads[i%people])
 	}
 	w.until("handlers have returned", func() bool { return w.proxy.handlers.Load() == 0 })
-	w.until("only the tunnels' goroutines are left", func() bool { return runtime.NumGoroutine() <= goroutines+2*len(held)+10 })
+	w.until("only the tunnels' goroutines are left", func() bool { return runtime.NumGoroutine() <= goroutines+goroutinesEach*len(held)+10 })
 	say("\x81\x01x")
 	for _, c := range held {
 		b := make([]byte, 3)

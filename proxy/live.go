@@ -15,22 +15,23 @@ const (
 	halfOpen     = 10 * time.Second // how long one direction goes on after the other's end
 )
 
-// live is one open tunnel. Each direction is one goroutine's, which alone reads its source and
-// writes its destination; whoever cuts the tunnel only leaves word and wakes them, so that no
-// client, however slow, holds up another's sign-out. Idle it costs two small stacks and this.
+// live is one open tunnel. Each direction is carried by a loop while its messages flow, where both ends
+// are plain sockets, and otherwise by one goroutine, which alone reads its source and writes its
+// destination; whoever cuts the tunnel only leaves word and wakes them, so that no client, however slow,
+// holds up another's sign-out. Idle it costs this, and two small stacks where there is TLS.
 type live struct {
 	front, back net.Conn
+	pair        *[2]socket // those two, if a loop carries; else nil
 	who         credential
 	route       *route
 
-	down way // to the browser: the downstream goroutine's own
-	up   way // to the server: the upstream goroutine's own
+	down way // to the browser
+	up   way // to the server
 
 	meter *tunnelMeter       // of all tunnels
 	awake func(*route) error // wakes the server, if it is paused
 
 	coming  frames                 // up.frames after the chunk that is on its way
-	sending sync.Mutex             // writes to the server, with up.frames
 	pingDue atomic.Bool            // the browser is to be asked whether it is there
 	owed    atomic.Pointer[[]byte] // a pong to the browser
 
@@ -41,12 +42,6 @@ type live struct {
 
 	going atomic.Int32 // directions that go on
 	ended func(*live)  // called once both have ended
-}
-
-// way is what one direction has come to.
-type way struct {
-	frames frames
-	since  atomic.Int64 // when the write that is under way began, in unix nanoseconds; 0: none is
 }
 
 // giveUp ends the writes that nobody has taken anything of for too long. It is called now and then: a
@@ -99,27 +94,36 @@ func (t *live) start(head, fromFront, fromBack []byte, ended func(*live)) {
 		t.close()
 		fromFront, fromBack = nil, nil
 	}
-	go t.upstream(fromFront)
-	go t.downstream(fromBack)
+	if len(fromFront) > 0 || t.pair == nil || !t.pair[0].joins() {
+		go t.upstream(&handed{chunk: fromFront})
+	}
+	if len(fromBack) > 0 || t.pair == nil || !t.pair[1].joins() {
+		go t.downstream(&handed{chunk: fromBack})
+	}
 }
 
 // finish is called at a direction's end.
 func (t *live) finish() {
-	if t.going.Add(-1) == 0 {
-		t.close()
-		t.ended(t)
+	if t.going.Add(-1) > 0 {
+		return
 	}
+	if t.pair != nil {
+		t.pair[0].release()
+		t.pair[1].release()
+	} else {
+		t.close()
+	}
+	t.ended(t)
 }
 
 // What waits for a message must have a small stack: see TestIdleTunnels. So what carries a message is
 // kept flat, and what comes at the end is not beneath it.
 
 // upstream carries what the browser sends.
-func (t *live) upstream(first []byte) {
-	if len(first) == 0 || t.toServer(first) == nil {
-		pump(t.front, t.toServer)
+func (t *live) upstream(h *handed) {
+	if t.resumeUp(h) != nil || pump(t.front, t.toServer) != resting {
+		t.upstreamEnds()
 	}
-	t.upstreamEnds()
 }
 
 func (t *live) upstreamEnds() {
@@ -138,45 +142,67 @@ func (t *live) upstreamEnds() {
 
 // toServer writes a chunk to the server, which is woken for it if need be. Once the tunnel is cut
 // nothing more gets there.
-func (t *live) toServer(b []byte) error {
-	b, err := t.heard(b)
-	if err != nil || len(b) == 0 {
-		return err
-	}
-	t.sending.Lock()
-	t.up.frames = t.coming
-	t.up.since.Store(time.Now().UnixNano())
-	_, err = t.back.Write(b)
-	t.up.since.Store(0)
-	t.sending.Unlock()
-	return err
-}
+func (t *live) toServer(b []byte) error { return t.onward(b, fresh) }
 
-// heard does all that a chunk for the server needs but the writing, and gives what is to be written.
-func (t *live) heard(b []byte) ([]byte, error) {
+// heard does all that a chunk for the server needs but the writing. Now is in unix nanoseconds, 0 where
+// it is not known.
+func (t *live) heard(b []byte, now int64) error {
 	t.meter.received.Add(uint64(len(b)))
 	t.route.stats.received.Add(uint64(len(b)))
 	if t.closing.Load() != nil {
-		return nil, errEnding
+		return errEnding
 	}
 	t.coming = t.up.frames
 	t.coming.advance(b)
 	if t.coming.data != t.up.frames.data {
-		t.route.stats.used.Store(time.Now().UnixNano())
+		if now == 0 {
+			now = time.Now().UnixNano()
+		}
+		t.route.stats.used.Store(now) // before it is asked whether the server is paused
 	}
-	if t.route.paused() {
-		return t.toPaused(b)
+	return nil
+}
+
+// onward does with a chunk for the server what is left to do.
+func (t *live) onward(b []byte, at stage) (err error) {
+	if at == fresh {
+		if err := t.heard(b, 0); err != nil {
+			return err
+		}
 	}
-	return b, nil
+	if at != begun {
+		if t.route.paused() {
+			if b, err = t.toPaused(b); err != nil || len(b) == 0 {
+				return err
+			}
+		}
+		t.up.mu.Lock()
+		t.up.frames, t.up.writing = t.coming, true
+		t.up.mu.Unlock()
+	}
+	t.up.since.Store(time.Now().UnixNano())
+	_, err = t.back.Write(b)
+	t.up.since.Store(0)
+	t.up.mu.Lock()
+	t.up.writing = false
+	t.up.mu.Unlock()
+	return err
 }
 
 // downstream carries what the server sends, and tells the browser why the tunnel ends.
-func (t *live) downstream(first []byte) {
-	if len(first) == 0 || t.toClient(first) == nil {
-		for pump(t.back, t.toClient) && t.speak() {
+func (t *live) downstream(h *handed) {
+	how := over
+	if t.resumeDown(h) == nil {
+		how = late
+	}
+	for how == late {
+		if how = pump(t.back, t.toClient); how == late && !t.speak() {
+			how = over
 		}
 	}
-	t.downstreamEnds()
+	if how != resting {
+		t.downstreamEnds()
+	}
 }
 
 func (t *live) downstreamEnds() {
@@ -225,9 +251,13 @@ func (t *live) writeFront(b []byte) error {
 	t.down.since.Store(time.Now().UnixNano())
 	n, err := t.front.Write(b)
 	t.down.since.Store(0)
-	t.meter.sent.Add(uint64(n))
-	t.route.stats.sent.Add(uint64(n))
+	t.count(n)
 	return err
+}
+
+func (t *live) count(sent int) {
+	t.meter.sent.Add(uint64(sent))
+	t.route.stats.sent.Add(uint64(sent))
 }
 
 // hurry leaves the browser of a tunnel that was cut a moment for the next write.

@@ -111,16 +111,18 @@ func (t *live) speak() (goesOn bool) {
 // pong has the server hear from its client. A server that sent a ping just before it was frozen looks for
 // the answer first thing when it goes on, and must find one.
 func (t *live) pong() {
-	if !t.sending.TryLock() {
-		return // something is under way to it
-	}
-	defer t.sending.Unlock()
-	if t.closing.Load() != nil || !t.up.frames.atBoundary() {
-		return
-	}
-	if n := writeAtOnce(t.back, lonePong); n > 0 && n < len(lonePong) {
+	if n := t.pongAtOnce(); n > 0 && n < len(lonePong) {
 		t.close() // half a frame spoils what follows
 	}
+}
+
+func (t *live) pongAtOnce() (n int) {
+	t.up.mu.Lock()
+	defer t.up.mu.Unlock()
+	if t.up.writing || t.closing.Load() != nil || !t.up.frames.atBoundary() {
+		return 0
+	}
+	return writeAtOnce(t.back, lonePong)
 }
 
 // on does something to each tunnel of a server.

@@ -64,6 +64,7 @@ type Proxy struct {
 	sessions *cache[hub.Session]
 	tokens   *cache[permit]
 	tunnels  tunnels
+	loops    *loops // nil: it does not run
 	pools    pools
 	crowd    crowd
 	statics  staticSets
@@ -103,6 +104,7 @@ const (
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 75 * time.Second
 	maxHeaderBytes = 32 << 10
+	maxLoops       = 8   // each is good for some fifty thousand messages a second
 	maxStreams     = 128 // requests at once on a connection of h2
 )
 
@@ -110,6 +112,8 @@ const (
 // away as [Config.Drain] says, and records activity. See [ErrSucceeded].
 func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	defer runtime.KeepAlive(reserve())
+	carried, endLoops := p.startLoops(ctx)
+	defer endLoops()
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
 	defer p.pools.close()
@@ -141,9 +145,24 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	case err = <-failed:
+	case err = <-carried:
 	}
 	p.drain(context.WithoutCancel(ctx), server, listeners, context.Cause(ctx) == ErrSucceeded) //nolint:errorlint // our own, given as it is
 	return err
+}
+
+// startLoops has loops carry tunnels until end is called, which waits. That they fail before is told.
+func (p *Proxy) startLoops(ctx context.Context) (failed <-chan error, end func()) {
+	s, err := newLoops(min(runtime.GOMAXPROCS(0), maxLoops))
+	if err != nil {
+		p.cfg.Logger.WarnContext(ctx, "websockets cost more: there is no event loop for them", "error", err)
+		return nil, func() {}
+	}
+	p.loops = s
+	ended := make(chan error, 1)
+	var all sync.WaitGroup
+	all.Go(func() { ended <- s.run() })
+	return ended, func() { s.end(); all.Wait() }
 }
 
 // reserve is memory that is never written to, and so takes none. The collector counts it, and does not

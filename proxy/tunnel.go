@@ -56,6 +56,7 @@ func (p *Proxy) tunnel(w http.ResponseWriter, r *http.Request, rt *route, who ca
 	t := newLive(client, back, credential{who.Session, who.byToken}, rt)
 	t.meter = &p.metrics.tunnels
 	t.awake = p.awakeForTunnel
+	p.loops.take(t)
 	p.tunnels.add(t)
 	p.metrics.begun(t)
 	p.confirm(r, t)
