@@ -133,6 +133,38 @@ func TestCutWhileIdle(t *testing.T) {
 	}
 }
 
+// A tunnel that a loop carries says farewell before cut returns: no goroutine has to come first. It says so
+// once, and nothing of the server's comes behind it.
+func TestFarewellAtOnce(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that nobody else comes first
+	x := newSpan(t, "loop", "unix", running(t))
+	x.begin("")
+	hello, got := binaryFrame([]byte("hello")), make([]byte, 1<<10)
+	_, err := x.server.Write(hello)
+	must(t, err)
+	must(t, x.browser.SetDeadline(time.Now().Add(10*time.Second)))
+	n, err := x.browser.Read(got)
+	if err != nil || !bytes.Equal(got[:n], hello) {
+		t.Fatalf("% x, %v", got[:n], err)
+	}
+	within(t, patience, "the loop carries both ways", x.looped)
+	x.cut(closePolicy, "you were signed out")
+	want := closeFrame(closePolicy, "you were signed out")
+	raw, err := x.browser.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	must(t, raw.Control(func(fd uintptr) { n, err = receive(int(fd), got) }))
+	if err != nil || !bytes.Equal(got[:n], want) {
+		t.Errorf("at once the browser has % x, %v", got[:max(n, 0)], err)
+	}
+	_, _ = x.server.Write(binaryFrame([]byte("too late"))) // it may be gone
+	rest, err := io.ReadAll(x.browser)
+	if err != nil || len(rest) > 0 {
+		t.Errorf("behind the close frame comes % x, %v", rest, err)
+	}
+	x.browser.Close()
+	x.ends(t, 5*time.Second)
+}
+
 // TestResetWhileFlooding: one side is gone while the other floods. It hears of it, and the tunnel ends.
 func TestResetWhileFlooding(t *testing.T) {
 	for _, form := range forms {

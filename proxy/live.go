@@ -39,6 +39,7 @@ type live struct {
 	until   time.Time              // that one, but for a moment; with mu
 	closing atomic.Pointer[[]byte] // the close frame for the browser, once the tunnel is cut
 	cutAt   int64                  // when, in unix nanoseconds; with mu
+	said    int                    // bytes of it that have left; of who carries the way down
 
 	going atomic.Int32 // directions that go on
 	ended func(*live)  // called once both have ended
@@ -212,8 +213,8 @@ func (t *live) downstreamEnds() {
 			_ = t.back.SetReadDeadline(time.Now().Add(closeWait))
 			pump(t.back, t.toClient) // the rest of the frame, if it comes
 		}
-		if t.down.frames.atBoundary() {
-			_ = t.writeFront(frame) // the connection ends either way
+		if t.down.frames.atBoundary() && t.said < len(frame) {
+			_ = t.writeFront(frame[t.said:]) // the connection ends either way
 		}
 	}
 	closeWrite(t.front)
@@ -287,10 +288,27 @@ func (t *live) cut(code uint16, reason string) {
 	t.closing.Store(&frame)
 	now := time.Now()
 	t.cutAt = now.UnixNano()
+	if t.pair != nil {
+		t.farewell(frame)
+	}
 	_ = t.back.SetReadDeadline(now)                     // wakes the way down
 	_ = t.back.SetWriteDeadline(now)                    // nothing more gets to the server
 	_ = t.front.SetWriteDeadline(now.Add(closeWait))    // a browser that does not read
 	_ = t.front.SetReadDeadline(now.Add(2 * closeWait)) // the browser's close frame, or enough
+}
+
+// farewell sends the close frame at once where a loop carries the way down, between two frames: who is cut
+// together with thousands does not wait for as many goroutines. What the browser's socket does not take is the
+// goroutine's to send.
+func (t *live) farewell(frame []byte) {
+	t.down.mu.Lock()
+	defer t.down.mu.Unlock()
+	if !t.down.looped || !t.down.frames.atBoundary() {
+		return
+	}
+	n, _ := send(t.pair[0].fd, frame) // what fails shows when the way ends
+	t.said = max(n, 0)
+	t.count(t.said)
 }
 
 // cutBy tells by which code the tunnel was cut, and when; 0: it was not.
