@@ -165,6 +165,49 @@ func TestFarewellAtOnce(t *testing.T) {
 	x.ends(t, 5*time.Second)
 }
 
+// tearing is a browser's end that takes half of the first write, by which time the tunnel is cut.
+type tearing struct {
+	net.Conn
+
+	tunnel *live
+	writes int
+}
+
+func (c *tearing) Write(b []byte) (int, error) {
+	if len(b) == 0 { // there is no head
+		return 0, nil
+	}
+	if c.writes++; c.writes == 1 {
+		c.tunnel.cut(closePolicy, "over")
+		return len(b) / 2, os.ErrDeadlineExceeded
+	}
+	return len(b), nil
+}
+
+// Behind a part of a frame comes nothing, and no close frame: the browser would take it for the rest.
+func TestNothingBehindAPart(t *testing.T) {
+	front, browser := net.Pipe()
+	back, server := net.Pipe()
+	defer browser.Close()
+	defer server.Close()
+	c := &tearing{Conn: front}
+	x := newLive(c, back, credential{}, &route{stats: &routeStats{}, rest: &rest{}})
+	c.tunnel = x
+	over := make(chan struct{})
+	x.start(nil, nil, nil, func(*live) { close(over) })
+	_, err := server.Write(binaryFrame([]byte("hello")))
+	must(t, err)
+	go server.Write(binaryFrame([]byte("more"))) // the tunnel's end ends it
+	select {
+	case <-over:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tunnel does not end")
+	}
+	if c.writes != 1 {
+		t.Errorf("%d writes to the browser", c.writes)
+	}
+}
+
 // TestResetWhileFlooding: one side is gone while the other floods. It hears of it, and the tunnel ends.
 func TestResetWhileFlooding(t *testing.T) {
 	for _, form := range forms {

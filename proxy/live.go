@@ -40,6 +40,7 @@ type live struct {
 	closing atomic.Pointer[[]byte] // the close frame for the browser, once the tunnel is cut
 	cutAt   int64                  // when, in unix nanoseconds; with mu
 	said    int                    // bytes of it that have left; of who carries the way down
+	torn    bool                   // a write to the browser ended half-way; likewise
 
 	going atomic.Int32 // directions that go on
 	ended func(*live)  // called once both have ended
@@ -208,7 +209,7 @@ func (t *live) downstream(h *handed) {
 
 func (t *live) downstreamEnds() {
 	defer t.finish()
-	if frame := t.ending(); frame != nil {
+	if frame := t.ending(); frame != nil && !t.torn {
 		if !t.down.frames.atBoundary() {
 			_ = t.back.SetReadDeadline(time.Now().Add(closeWait))
 			pump(t.back, t.toClient) // the rest of the frame, if it comes
@@ -245,7 +246,12 @@ func (t *live) toClient(b []byte) error {
 	return nil
 }
 
+// writeFront writes to the browser; nothing more once a part of something has not left, as what follows would be
+// taken for the rest.
 func (t *live) writeFront(b []byte) error {
+	if t.torn {
+		return errEnding
+	}
 	if t.closing.Load() != nil {
 		t.hurry()
 	}
@@ -253,6 +259,7 @@ func (t *live) writeFront(b []byte) error {
 	n, err := t.front.Write(b)
 	t.down.since.Store(0)
 	t.count(n)
+	t.torn = n < len(b)
 	return err
 }
 

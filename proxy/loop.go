@@ -31,7 +31,8 @@ type loop struct {
 
 	// The loop's own:
 	buf          *[]byte
-	again, spare []remains // of what has come to sockets
+	again, spare []token // of sockets to which more may have come than was read, each once
+	n            uint64  // turns
 	came         [perTurn]unix.EpollEvent
 
 	mu    sync.Mutex
@@ -47,11 +48,11 @@ type token struct {
 	generation int32
 }
 
-// remains are what a socket may have beyond what was read.
-type remains struct {
-	token
-
-	more bool // certainly: an end, or a fault
+// visits are what a loop knows of a socket of its.
+type visits struct {
+	turn   uint64 // the last in which it was read
+	queued bool   // it is among those that have another turn
+	over   bool   // besides bytes an end has come, or a fault
 }
 
 type slot struct {
@@ -120,12 +121,14 @@ func (l *loop) turn() bool {
 	if n == 0 && len(l.again) == 0 {
 		return false
 	}
+	l.n++
 	now := time.Now().UnixNano()
 	again := l.again
 	l.again = l.spare[:0]
-	for _, r := range again {
-		if s := l.find(r.token); s != nil {
-			l.carry(s, r.more, now)
+	for _, k := range again {
+		if s := l.find(k); s != nil {
+			s.visits.queued = false
+			l.carry(s, now)
 		}
 	}
 	l.spare = again
@@ -143,14 +146,25 @@ func (l *loop) event(e *unix.EpollEvent, now int64) {
 	if e.Events&^(unix.EPOLLIN|unix.EPOLLRDHUP) != 0 {
 		s.in.tell(toWrite)
 	}
+	if e.Events&haveMore != 0 {
+		s.visits.over = true
+	}
 	if e.Events&^unix.EPOLLOUT != 0 {
-		l.carry(s, e.Events&haveMore != 0, now)
+		l.carry(s, now)
+	}
+}
+
+// onceMore gives a socket another turn.
+func (l *loop) onceMore(s *socket) {
+	if !s.visits.queued {
+		s.visits.queued = true
+		l.again = append(l.again, s.token)
 	}
 }
 
 // carry reads once what has come to a socket, and writes it to the other end. There may be more of it
-// where the chunk is full, or something besides bytes has come.
-func (l *loop) carry(s *socket, more bool, now int64) {
+// where the chunk is full, or something besides bytes has come. In one turn it does so once.
+func (l *loop) carry(s *socket, now int64) {
 	w := s.out
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -159,6 +173,11 @@ func (l *loop) carry(s *socket, more bool, now int64) {
 		w.ring()
 		return
 	}
+	if s.visits.turn == l.n {
+		l.onceMore(s)
+		return
+	}
+	s.visits.turn = l.n
 	n, err := receive(s.fd, *l.buf)
 	if err == unix.EAGAIN { //nolint:errorlint // a bare number, for each message
 		return
@@ -169,8 +188,8 @@ func (l *loop) carry(s *socket, more bool, now int64) {
 	}
 	left := s.tun.pass(s, (*l.buf)[:n], now)
 	if left.stage == done {
-		if more || n == chunkSize {
-			l.again = append(l.again, remains{s.token, more})
+		if s.visits.over || n == chunkSize {
+			l.onceMore(s)
 		}
 		return
 	}

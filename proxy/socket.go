@@ -23,7 +23,9 @@ type socket struct {
 	out   *way // what is read goes this one
 	in    *way // what is written comes this one
 	other *socket
-	armed bool // the loop tells when it can be written to; of who holds in
+
+	visits visits // the loop's own
+	armed  bool   // the loop tells when it can be written to; of who holds in
 
 	mu sync.Mutex
 	fd int // -1: closed
