@@ -10,11 +10,12 @@ import (
 const (
 	// poolEvery is how often the slots that wait are looked at; a claim has them looked at soon.
 	poolEvery = 15 * time.Second
-	// Slots are made behind everybody's back, but not their containers: Docker makes those at its own weight.
-	// So whoever is just being given one comes first: slots are made when no start was under way for calmFor,
-	// or after calmWithin at the latest.
-	calmFor    = 500 * time.Millisecond
-	calmWithin = 2 * time.Second
+	// Slots are made behind everybody's back, but not their containers: Docker makes those at its own weight, and
+	// a browser of the same machine loads a page anew when a network interface comes. So whoever just claimed
+	// one, and loads its page, comes first: slots are made when no start was under way for calmFor, or after
+	// calmWithin at the latest.
+	calmFor    = 4 * time.Second
+	calmWithin = 12 * time.Second
 )
 
 // poolLoop has as many slots wait as the profiles ask for.
