@@ -2,8 +2,8 @@ package hub
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -120,7 +120,7 @@ func TestStartQueueOfVisitors(t *testing.T) {
 			synctest.Wait()
 		}
 		for n := range 5 {
-			enter(fmt.Sprint(n), mustUser(t, visitorPrefix+strings.Repeat("a", visitorDigits-1)+string(rune('a'+n))))
+			enter(strconv.Itoa(n), mustUser(t, visitorPrefix+strings.Repeat("a", visitorDigits-1)+string(rune('a'+n))))
 		}
 		enter("alice", mustUser(t, "alice"))
 		enter("bob", mustUser(t, "bob"))
