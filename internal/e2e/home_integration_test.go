@@ -95,6 +95,7 @@ func TestGuidesBackup(t *testing.T) {
 		if status, body := p.api(http.MethodGet, "/user", ""); status != http.StatusOK {
 			t.Errorf("%s is signed out: %d %s", p.name, status, body)
 		}
+		eventually(t, 30*time.Second, "the hub has seen that nothing runs here", func() bool { return !p.runs() })
 		p.start("")
 		if out := p.newKernel().run("print(open('mine.txt').read())"); out != p.name {
 			t.Errorf("%s finds %q", p.name, out)
