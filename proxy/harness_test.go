@@ -44,6 +44,7 @@ type setup struct {
 	tls      bool   // the proxy speaks TLS itself
 	edge     http.Handler
 	ping     time.Duration // of browsers at paused servers
+	loop     bool          // an event loop carries websockets
 }
 
 // world is a proxy on a real listener, between Redis' stand-in, a hub on a unix socket and servers.
@@ -109,7 +110,7 @@ func newWorld(t testing.TB, s setup) *world {
 	}
 	cfg := Config{
 		Origins: w.origins, Keyring: w.keys.ForProxy(), Sessions: w.store, Tickets: w.store, Tokens: w.store, Users: w.store, Routes: w.store, Names: w.store, Changes: w.store, Events: w.store,
-		AdminAccess: s.admin, RedisGrace: s.grace, PausePing: s.ping, Statics: s.statics, Drain: testDrain, Logger: logger,
+		AdminAccess: s.admin, RedisGrace: s.grace, PausePing: s.ping, EventLoop: s.loop, Statics: s.statics, Drain: testDrain, Logger: logger,
 		Hub: onUnix(t, w.hubGot.handler("hub")), Edge: onUnix(t, s.edge),
 	}
 	for _, p := range s.trusted {

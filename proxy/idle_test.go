@@ -56,12 +56,8 @@ func holder(t *testing.T) (addr string, say func(string)) {
 // costs here: its tunnel, and where no loop carries it two goroutines of the smallest stack. The clients'
 // ends, which are counted too, are a small part, but for those of a loop.
 func TestIdleTunnels(t *testing.T) {
-	t.Run("loop", func(t *testing.T) { idleTunnels(t, newWorld(t, setup{}), 0, 5<<9) })
-	t.Run("goroutines", func(t *testing.T) {
-		w := newWorld(t, setup{})
-		w.proxy.loops = nil
-		idleTunnels(t, w, 2, 8<<10+raceStacks)
-	})
+	t.Run("loop", func(t *testing.T) { idleTunnels(t, newWorld(t, setup{loop: true}), 0, 5<<9) })
+	t.Run("goroutines", func(t *testing.T) { idleTunnels(t, newWorld(t, setup{}), 2, 8<<10+raceStacks) })
 }
 
 func idleTunnels(t *testing.T, w *world, goroutinesEach int, most int64) {

@@ -32,7 +32,7 @@ type loop struct {
 	// The loop's own:
 	buf          *[]byte
 	again, spare []token // of sockets to which more may have come than was read, each once
-	n            uint64  // turns
+	n            uint64  // turns, from 1
 	came         [perTurn]unix.EpollEvent
 
 	mu    sync.Mutex
@@ -69,7 +69,7 @@ func newLoop() (*loop, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &loop{file: os.NewFile(uintptr(fd), "tunnels"), fd: fd, buf: borrow()}
+	l := &loop{file: os.NewFile(uintptr(fd), "tunnels"), fd: fd, buf: borrow(), n: 1}
 	if err := l.file.SetReadDeadline(time.Time{}); err != nil { // it did not
 		l.file.Close()
 		return nil, err

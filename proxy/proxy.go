@@ -45,6 +45,7 @@ type Config struct {
 	Edge            hub.Endpoint   // the hub's edge API
 	RedisGrace      time.Duration  // how long a known session is honoured with the store away
 	PausePing       time.Duration  // how often browsers at paused servers are pinged; 0: every 25 s
+	EventLoop       bool           // carry websockets between plain sockets by an event loop
 	Access          AccessLog
 	Version         string // shown in the metrics
 	// Challenge is what an ACME server wants to read at a host for a token (HTTP-01); nil: nothing.
@@ -153,6 +154,9 @@ func (p *Proxy) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // startLoops has loops carry tunnels until end is called, which waits. That they fail before is told.
 func (p *Proxy) startLoops(ctx context.Context) (failed <-chan error, end func()) {
+	if !p.cfg.EventLoop {
+		return nil, func() {}
+	}
 	s, err := newLoops(min(runtime.GOMAXPROCS(0), maxLoops))
 	if err != nil {
 		p.cfg.Logger.WarnContext(ctx, "websockets cost more: there is no event loop for them", "error", err)

@@ -39,6 +39,7 @@ type handover struct {
 	Statics         string        `json:"statics"` // directory
 	RedisGrace      time.Duration `json:"redis_grace"`
 	PausePing       time.Duration `json:"pause_ping"`
+	EventLoop       bool          `json:"event_loop"`
 	Drain           proxy.Drain   `json:"drain"`
 	LogLevel        string        `json:"log_level"`
 	LogFormat       string        `json:"log_format"`

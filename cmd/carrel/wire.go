@@ -321,7 +321,7 @@ func newProxy(h heir, certificates *acme.Client, logger *slog.Logger) (*proxy.Pr
 	}
 	p, err := proxy.New(proxy.Config{
 		Origins: origins, Keyring: keys, Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
-		AdminAccess: h.AdminAccess, TrustedProxies: trusted, EmbedOrigins: h.Embeds, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, PausePing: h.PausePing, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
+		AdminAccess: h.AdminAccess, TrustedProxies: trusted, EmbedOrigins: h.Embeds, Hub: hubAt, Edge: edgeAt, RedisGrace: h.RedisGrace, PausePing: h.PausePing, EventLoop: h.EventLoop, Statics: h.Statics, StrictTransport: h.StrictTransport, Challenge: challenge, Version: version(), Drain: h.Drain, Ready: h.serves, Logger: logger,
 		Access: h.access,
 	})
 	return p, store, err
@@ -332,7 +332,7 @@ func (d *deployment) handover(address string) handover {
 	return handover{
 		Keyring: d.keys.ForProxy().Marshal(), RedisURL: address, RedisPrefix: d.cfg.KeyPrefix(),
 		Origins:     originsConfig{hub.OriginMode(d.cfg.Origins), d.cfg.PublicURL, d.cfg.NotebookHost},
-		AdminAccess: d.cfg.AdminAccess, Embeds: d.cfg.Tmp.CORS, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace), PausePing: time.Duration(d.cfg.Proxy.PausePing),
+		AdminAccess: d.cfg.AdminAccess, Embeds: d.cfg.Tmp.CORS, TrustedProxies: d.cfg.TrustedProxies, RedisGrace: time.Duration(d.cfg.Proxy.RedisGrace), PausePing: time.Duration(d.cfg.Proxy.PausePing), EventLoop: d.cfg.Proxy.EventLoop,
 		Statics: d.state.statics(), Drain: d.drain(),
 		Hub: "unix://" + d.state.hubSocket(), Edge: "unix://" + d.state.edgeSocket(), LogLevel: d.cfg.Log.Level, LogFormat: d.cfg.Log.Format,
 		Doors: d.cfg.Doors(), StrictTransport: d.cfg.StrictTransport(), Keys: d.keysSocket(), Metrics: d.cfg.Metrics.ProxyListen,
