@@ -3,6 +3,7 @@ package hub_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,6 +244,29 @@ func TestStartThatCantGoOn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that another hub starts while this one lists what there is keeps its route.
+func TestReconcileBesideAStart(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		listed, started := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		h := w.hubThat(func(op string) {
+			if op == "Routes" { // the records and containers are known
+				once.Do(func() { close(listed); <-started })
+			}
+		})
+		<-listed
+		h.gate.arm(-1, false)
+		key := keyOf(t, "alice", "")
+		w.ready(w.hub(), key)
+		close(started)
+		synctest.Wait()
+		w.agrees(key, hub.Ready)
+		if n := h.gate.count("DeleteRoute"); n > 0 {
+			t.Errorf("the route was removed %d times", n)
+		}
+	})
 }
 
 // A route that is lost or wrong comes back; one that nothing is behind goes.

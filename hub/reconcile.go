@@ -54,12 +54,19 @@ func (m *Manager) Reconcile(ctx context.Context) error {
 		m.mend(ctx, rec, containers[key], routes[key])
 	}
 	for key, r := range routes {
-		if _, known := records[key]; !known && len(containers[key]) == 0 {
+		if _, known := records[key]; !known && len(containers[key]) == 0 && m.unknown(ctx, key) {
 			_ = m.cfg.Routes.DeleteRoute(ctx, key, r.Generation) // the next round tries again
 		}
 	}
 	m.sweep(ctx, records, containers)
 	return nil
+}
+
+// unknown tells that a server has no record now: a warm start takes less time than listing the
+// containers, so that one which another hub made may be among the routes and not among the records.
+func (m *Manager) unknown(ctx context.Context, key ServerKey) bool {
+	_, err := m.cfg.Servers.Server(ctx, key)
+	return KindOf(err) == NotFound
 }
 
 // newestOf prefers what runs, then the higher generation.

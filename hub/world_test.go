@@ -135,7 +135,13 @@ type process struct {
 // hub starts one. At the test's end it is shut down, and joined.
 func (w *world) hub() *process {
 	w.t.Helper()
-	g := &gate{w: w, dieAt: -1, dead: make(chan struct{})}
+	return w.hubThat(func(string) {})
+}
+
+// hubThat is hub with something done before each of its calls.
+func (w *world) hubThat(before func(op string)) *process {
+	w.t.Helper()
+	g := &gate{w: w, dieAt: -1, dead: make(chan struct{}), before: before}
 	m, err := hub.NewManager(hub.ManagerConfig{
 		Spawner: w.driver(g), Servers: gatedServers{g}, Routes: gatedRoutes{g}, Users: gatedUsers{w.store, g}, Leases: gatedLeases{g}, Events: gatedEvents{g},
 		Notebook: gatedNotebook{g}, Keyring: w.keys, Origins: w.origins, Observer: &w.seen, Logger: slog.New(slog.NewTextHandler(w, nil)),
@@ -178,6 +184,7 @@ type gate struct {
 	deaf   bool // to events
 	leases []hub.Lease
 	after  bool // it dies when the call is done, before it hears the answer
+	before func(op string)
 	dead   chan struct{}
 	once   sync.Once
 }
@@ -243,6 +250,7 @@ func pass[T any](ctx context.Context, g *gate, op string, do func() (T, error)) 
 	if g.isDead() {
 		return zero, g.silence(ctx)
 	}
+	g.before(op)
 	dies := g.tick(op)
 	if dies && !g.after {
 		g.die()

@@ -50,8 +50,7 @@ func TestChromium(t *testing.T) {
 	front.Start()
 	d.start(t, idp, h, "demo", testSecret)
 
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true), chromedp.UserDataDir(chromiumtest.Profile(t)))
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), chromiumtest.Options(t, 1280, 900)...)
 	defer cancel()
 	ctx, cancel = chromedp.NewContext(ctx)
 	defer cancel()

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -59,14 +58,7 @@ type browser struct {
 
 func newBrowser(t *testing.T, s *site) *browser {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatal("chromium is not installed; `make test` installs it")
-	}
-	opts := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(chromiumtest.Profile(t)), chromedp.WindowSize(1280, 900), chromedp.WSURLReadTimeout(60 * time.Second)}
-	for _, flag := range append(slices.Clone(chromiumtest.Flags), "hide-scrollbars") {
-		opts = append(opts, chromedp.Flag(flag, true))
-	}
+	opts := append(chromiumtest.Options(t, 1280, 900), chromedp.Flag("hide-scrollbars", true))
 	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, stop := chromedp.NewContext(alloc)
 	b := &browser{t: t, site: s, ctx: ctx}
