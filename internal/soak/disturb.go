@@ -132,7 +132,9 @@ func (d *disturber) sequence(ctx context.Context, list []breakage, every time.Du
 		if program.Pause(ctx, time.Duration((0.8+0.4*d.rng.Float64())*float64(every))) != nil || !d.left() {
 			return
 		}
-		d.make(ctx, b.what, b.do, b.scopes...)
+		// One that is under way at the end of the run is brought to its end: a process that an upgrade just
+		// started would be left otherwise.
+		d.make(context.WithoutCancel(ctx), b.what, b.do, b.scopes...)
 	}
 }
 
