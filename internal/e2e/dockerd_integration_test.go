@@ -32,7 +32,7 @@ func ownNetwork(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	// A process namespace too: whatever the run leaves, shims and containers, ends with it.
-	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
+	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a namespace of its own:\n%s", out)
