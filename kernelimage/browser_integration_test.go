@@ -137,9 +137,7 @@ func newEdge(t *testing.T, env ...string) *edge {
 // browser opens a page of a real Chromium; what the page complains of fails the test.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.NoSandbox, chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.UserDataDir(chromiumtest.Profile(t)), chromedp.WindowSize(1280, 800), chromedp.WSURLReadTimeout(60*time.Second))
-	ctx, cancelAll := chromedp.NewExecAllocator(t.Context(), opts...)
+	ctx, cancelAll := chromedp.NewExecAllocator(t.Context(), chromiumtest.Options(t, 1280, 800)...)
 	ctx, cancel := chromedp.NewContext(ctx)
 	ctx, cancelTimeout := context.WithTimeout(ctx, 3*time.Minute)
 	var over atomic.Bool // what a page complains of when it is closed under its requests is nobody's fault

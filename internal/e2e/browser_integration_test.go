@@ -6,8 +6,6 @@ import (
 	"cmp"
 	"context"
 	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,21 +27,7 @@ type browser struct {
 
 func (d *deployment) browser() *browser {
 	d.t.Helper()
-	// A browser of this machine has what it loads fail when an interface comes or goes, as with a slot.
-	if config, err := os.ReadFile(d.config); err == nil && d.command == "serve" && !strings.Contains(string(config), "profiles:") {
-		d.slotsReady(2)
-	}
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		d.t.Fatal("chromium is not installed; `make test` installs it")
-	}
-	opts := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(chromiumtest.Profile(d.t)), chromedp.WindowSize(1280, 900),
-		chromedp.WSURLReadTimeout(60 * time.Second),
-	}
-	for _, flag := range append(slices.Clone(chromiumtest.Flags), "ignore-certificate-errors") {
-		opts = append(opts, chromedp.Flag(flag, true))
-	}
+	opts := append(chromiumtest.Options(d.t, 1280, 900), chromedp.Flag("ignore-certificate-errors", true))
 	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, stop := chromedp.NewContext(alloc)
 	b := &browser{d.t, ctx}
@@ -71,20 +55,10 @@ func (b *browser) do(what string, within time.Duration, actions ...chromedp.Acti
 	}
 }
 
-// open loads a page until something is seen on it. Beside other tests, whose containers have interfaces come
-// and go, what the browser loads just then fails, so it loads the page again.
+// open loads a page and waits until something is seen on it.
 func (b *browser) open(address, selector string) {
 	b.t.Helper()
-	var err error
-	for range 4 {
-		ctx, cancel := context.WithTimeout(b.ctx, 20*time.Second)
-		err = chromedp.Run(ctx, chromedp.Navigate(address), chromedp.WaitVisible(selector))
-		cancel()
-		if err == nil {
-			return
-		}
-	}
-	b.t.Fatalf("open %s: %v", address, err)
+	b.do("open "+address, time.Minute, chromedp.Navigate(address), chromedp.WaitVisible(selector))
 }
 
 // start opens the browser itself, which a first action's deadline must not end with it.
@@ -97,6 +71,9 @@ func (b *browser) start() {
 
 // report tells where the browser stands when a test failed.
 func (b *browser) report() {
+	if chromedp.FromContext(b.ctx).Browser == nil {
+		return // it did not start
+	}
 	ctx, cancel := context.WithTimeout(b.ctx, 10*time.Second)
 	defer cancel()
 	var at, text string
