@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -107,14 +108,15 @@ func (m *Manager) starting() bool {
 // beside those that run; the error is the store's, which tells how many those are.
 func (m *Manager) slotWants(ctx context.Context) (wants []SlotWant, err error) {
 	now := time.Now()
+	running := sync.OnceValues(func() (map[string]int, error) { return m.running(ctx) })
 	for _, p := range m.cfg.Policy().Profiles {
 		n := p.Spare.Wanted(now, m.arrived.count(p.Name, now))
 		if n > 0 && p.Max > 0 {
-			running, err := m.running(ctx, p.Name)
+			of, err := running()
 			if err != nil {
 				return nil, err
 			}
-			n = min(n, p.Max-running)
+			n = min(n, p.Max-of[p.Name])
 		}
 		if n > 0 {
 			wants = append(wants, SlotWant{Shape: m.shape(p), Spare: n})
@@ -123,14 +125,15 @@ func (m *Manager) slotWants(ctx context.Context) (wants []SlotWant, err error) {
 	return wants, nil
 }
 
-// running counts the servers of a profile.
-func (m *Manager) running(ctx context.Context, profile string) (n int, err error) {
+// running counts the servers of each profile.
+func (m *Manager) running(ctx context.Context) (map[string]int, error) {
+	n := map[string]int{}
 	for s, err := range m.cfg.Servers.Servers(ctx) {
 		if err != nil {
-			return 0, Wrap(Internal, "count servers", err)
+			return nil, Wrap(Internal, "count servers", err)
 		}
-		if s.Profile == profile && s.Phase.Active() {
-			n++
+		if s.Phase.Active() {
+			n[s.Profile]++
 		}
 	}
 	return n, nil

@@ -38,7 +38,7 @@ func (p *pace) see(now time.Time, all []Visit, servers map[UserName]Server) {
 		}
 		s, known := p.stages[x.Name]
 		if !known {
-			s.admitted, s.began = x.Admitted, later(x.Admitted, p.looked)
+			s.admitted, s.began = x.Admitted, latest(x.Admitted, p.looked)
 		}
 		server := servers[x.Name]
 		switch up := server.Phase == Ready || server.Phase == Paused; {
@@ -82,7 +82,7 @@ func (p *pace) count(ready []stage, all map[UserName]stage) {
 		if busy {
 			p.gaps.add(s.ready.Sub(p.last))
 		}
-		p.last = later(p.last, s.ready)
+		p.last = latest(p.last, s.ready)
 	}
 }
 

@@ -90,7 +90,7 @@ func (c *course) goOn(x Visit) (place LinePlace) {
 	switch {
 	case x.Phase == VisitEnding:
 		purge, _ := c.pace.purges.middle()
-		c.frees(later(s.ending.Add(purge), c.now))
+		c.frees(latest(s.ending.Add(purge), c.now))
 		return place
 	case s.ready.IsZero():
 		began := s.began
@@ -112,13 +112,13 @@ func (c *course) goOn(x Visit) (place LinePlace) {
 	if purge, _ := c.pace.purges.middle(); x.Expires.Add(purge).Before(end) {
 		end = x.Expires.Add(purge)
 	}
-	c.frees(later(end, c.now))
+	c.frees(latest(end, c.now))
 	return place
 }
 
 // raise tells when a start that begins, or began, at a time ends, after all before it.
 func (c *course) raise(began time.Time) time.Time {
-	c.ready = later(later(began.Add(c.start), c.ready.Add(c.gap)), c.now)
+	c.ready = latest(latest(began.Add(c.start), c.ready.Add(c.gap)), c.now)
 	return c.ready
 }
 
@@ -129,7 +129,7 @@ func (c *course) letIn() LinePlace {
 	}
 	at := c.free[0]
 	c.free = c.free[1:]
-	place := LinePlace{Wait: c.raise(later(at, c.now)).Sub(c.now), Known: true}
+	place := LinePlace{Wait: c.raise(latest(at, c.now)).Sub(c.now), Known: true}
 	if stay, known := c.pace.stays.beyond(0); known {
 		c.frees(c.ready.Add(stay))
 	} else {
@@ -158,13 +158,6 @@ func (c *course) keep(most int) {
 		c.frees(c.now)
 	}
 	c.free = c.free[min(len(c.free), max(0, len(c.free)-most)):] // the first who go make room for nobody
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // VisitStats is how many notebooks for visitors there are.

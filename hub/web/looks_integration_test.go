@@ -13,6 +13,7 @@ import (
 	"image/png"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -44,6 +45,7 @@ var looks = []look{
 	{"progress", "ada", "/hub/spawn-pending/ada/field-notes"},
 	{"admin-servers", "ada", "/hub/admin"},
 	{"admin-people", "ada", "/hub/admin/people"},
+	{"admin-visitors", "ada", "/hub/admin/visitors"},
 	{"admin-stop-all", "ada", "/hub/admin/stop-all"},
 	{"error", "bo", "/hub/admin"},
 	{"visit", "", "/hub/tmp?path=chapter-3/soil-moisture.ipynb"},
@@ -102,6 +104,10 @@ func sample(t *testing.T) *site {
 	}
 	s.letVisitorsIn(func(p *hub.VisitPolicy) {
 		p.Max, p.Line, p.Age = 2, 9, 40*time.Minute
+		p.Bans = []hub.Ban{
+			{Network: netip.MustParsePrefix("198.51.100.0/24"), Until: time.Now().Add(24 * time.Hour)},
+			{Network: netip.MustParsePrefix("2001:db8:bad::/48")},
+		}
 		p.Page = hub.VisitPage{
 			Title: "Soil and water", Text: "The figures of our article, in a notebook of your own: change the rain, and see what the soil does.\n\nThere is nothing to install and no account to make.",
 			Terms: "For reading and trying out. No mining, no attacks, nothing unlawful; we stop what gets in the way of others.",

@@ -109,7 +109,7 @@ var fences = []fence{
 	{"github.com/pires/go-proxyproto", []string{"internal/front"}, "clients' addresses come from one place"},
 	{"github.com/google/nftables", []string{"spawner/docker"}, "the walls are the driver's"},
 	{"github.com/spf13/cobra", []string{"cmd/carrel"}, "packages know no command line"},
-	{"github.com/chromedp/chromedp", nil, "the browser is for tests"},
+	{"github.com/chromedp/chromedp", []string{"internal/chromiumtest"}, "the browser is for tests"},
 	{"github.com/alicebob/miniredis/v2", nil, "a stand-in for Redis is for unit tests"},
 	{"net/http/cgi", nil, "nobody should"},
 	{"log", []string{"cmd/carrel"}, "loggers are injected *slog.Logger values"},
