@@ -21,7 +21,7 @@ import (
 // namespace is a network namespace for a browser. In the machine's own, what Chromium loads fails with
 // ERR_NETWORK_CHANGED whenever an interface comes or goes, as with each container.
 type namespace struct {
-	file    *os.File
+	fd      int
 	control int // the port for its debugging protocol, the same inside and outside
 }
 
@@ -51,13 +51,15 @@ func newNamespace(t testing.TB) *namespace {
 	t.Cleanup(func() { _ = outer.Close() })
 	n := &namespace{control: port(outer)}
 	var inner *net.TCPListener
+	var file *os.File
 	err = elsewhere(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace: %w", err)
 		}
-		if n.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+		if file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
 			return err
 		}
+		n.fd = int(file.Fd())
 		if inner, err = net.ListenTCP("tcp4", loopback); err != nil {
 			return err
 		}
@@ -73,7 +75,7 @@ func newNamespace(t testing.TB) *namespace {
 		if inner != nil {
 			_ = inner.Close()
 		}
-		_ = n.file.Close()
+		_ = file.Close()
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +89,7 @@ func newNamespace(t testing.TB) *namespace {
 	})
 	go forward(outer, func(*net.TCPConn) (c *net.TCPConn, err error) {
 		err = elsewhere(func() error {
-			if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
 				return err
 			}
 			c, err = net.DialTCP("tcp4", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: n.control})
@@ -100,7 +102,7 @@ func newNamespace(t testing.TB) *namespace {
 
 // enter has a command run in the namespace.
 func (n *namespace) enter(cmd *exec.Cmd) {
-	cmd.Args = append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), n.file.Fd())}, cmd.Args...)
+	cmd.Args = append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/fd/%d", os.Getpid(), n.fd)}, cmd.Args...)
 	cmd.Path = "/usr/bin/nsenter"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

@@ -166,6 +166,7 @@ func (b *browser) save() {
 // A person's first day in a real browser: sign in, start, compute, reload, stop, start again, and
 // find the notebook as they left it.
 func TestBrowserMainJob(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	b := d.browser()
 	b.start()
@@ -193,6 +194,7 @@ func TestBrowserMainJob(t *testing.T) {
 
 // An administrator stops a person's server on the admin page, while that person's tab is open.
 func TestBrowserAdministrator(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{})
 	alice := d.person("alice")
 	alice.signIn()

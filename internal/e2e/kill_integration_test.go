@@ -108,6 +108,7 @@ func peopleNamed(n int) string {
 
 // kill -9 of the hub, of its proxy and of Redis while ten notebooks run: nothing is lost.
 func TestKills(t *testing.T) {
+	t.Parallel()
 	const people = 10
 	d := deploy(t, options{extra: peopleNamed(people) + "spawner:\n  kernel_check: false\n"})
 	desks := seat(t, d, people)
@@ -133,6 +134,7 @@ func TestKills(t *testing.T) {
 // A Redis that was wiped: servers and routes come back from the containers, with their kernels;
 // people sign in again and have the same homes.
 func TestKillsOfRedisData(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: peopleNamed(2) + "spawner:\n  kernel_check: false\n  reconcile_every: 2s\n"})
 	desks := seat(t, d, 2)
 	for round := range rounds(t) {

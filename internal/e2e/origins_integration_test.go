@@ -11,7 +11,8 @@ import (
 
 // The two other forms of origins, in a browser: notebooks on a second port, and everything on one
 // origin as with JupyterHub. (Subdomains are what all other tests use.)
-func TestBrowserOrigins(t *testing.T) {
+func TestBrowserOrigins(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	for name, opt := range map[string]options{
 		"paths":      {second: true, extra: "origins: paths\nnotebook_host: localhost:PORT2\n"},
 		"one-origin": {extra: "origins: one-origin\n"},

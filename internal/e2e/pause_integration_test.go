@@ -14,6 +14,7 @@ import (
 // A paused server is frozen, and whatever comes for it wakes it: a page, a call, a cell by a kernel's
 // websocket that was open all the time. Its variables are there.
 func TestPauseAndWake(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n"})
 	alice := d.person("alice")
 	alice.signIn()

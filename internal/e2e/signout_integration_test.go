@@ -32,6 +32,7 @@ const (
 // An administrator signs somebody out at the hub, and a thousand websockets on two proxies end within a
 // second, each with a clean 1008 between two frames of the server's. Others' go on.
 func TestSignOutAcrossProxies(t *testing.T) {
+	t.Parallel()
 	redis := redistest.New(t).URL()
 	d := deploy(t, options{command: "hub", notReady: true, extra: "spawner: {kernel_check: false}\nredis: {url: " + redis + "}\n"})
 	ports := [2]int{d.port, program.FreePort()}

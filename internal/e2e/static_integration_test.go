@@ -170,6 +170,7 @@ const fewStatic = 4
 // Nearly all that JupyterLab loads comes from the image's copy, in a real browser: at a first visit, at
 // a second, and at another person's.
 func TestBrowserStaticFiles(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\n"})
 	sizes := d.awaitStatics()
 	check := func(what string, s share) {

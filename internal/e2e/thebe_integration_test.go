@@ -45,6 +45,7 @@ addEventListener("load", async () => {
 // A plain page of another site runs its cell by thebe on a notebook of ours; when it says that it is done
 // nothing is left. A site that nobody named gets nothing.
 func TestThebe(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	pack := exec.Command("npm", "pack", "thebe@"+thebeVersion, "--silent", "--pack-destination", dir)
 	if out, err := pack.CombinedOutput(); err != nil {

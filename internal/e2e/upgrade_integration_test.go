@@ -163,7 +163,8 @@ func (l *load) check(t *testing.T) {
 
 // An upgrade under load, twice: nothing fails, every websocket is told 1001 and connects again; so with
 // TLS, where eight of the clients that keep their connection speak h2, and behind a load balancer.
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	const (
 		secure  = "\ntls: {cert_file: DIR/cert.pem, key_file: DIR/key.pem}"
 		proxied = "\nproxy_protocol: [\"127.0.0.1:PORT\"]\ntrusted_proxies: [127.0.0.1/32]"
@@ -371,6 +372,7 @@ func TestSocketActivation(t *testing.T) {
 // `carrel serve` is replaced as a whole, twice: nobody is signed out, kernels and their variables go on,
 // Redis is the same process, and neither the hub's pages nor a notebook ever fail.
 func TestUpgradeOfServe(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: "spawner:\n  kernel_check: false\nproxy: {drain_spread: 500ms}\n"})
 	alice := d.person("alice")
 	alice.signIn()

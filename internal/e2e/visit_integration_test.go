@@ -76,6 +76,7 @@ func (d *deployment) nobodysHere() string {
 // A visitor's stay in a real browser: one click, JupyterLab, a cell; a reload finds it, a second tab is the
 // same; "I am done", and nothing is left.
 func TestVisitInABrowser(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: visitsOn})
 	before := d.nobodysHere()
 	b := d.browser()
@@ -118,6 +119,7 @@ func (b *browser) reload(then ...chromedp.Action) {
 // A link names a notebook of the operator's: it opens in a copy, with what lies beside it. The page tells how
 // long it stays, gives more time and all files; when it is closed, nothing is left a moment later.
 func TestVisitFromALink(t *testing.T) {
+	t.Parallel()
 	files := t.TempDir()
 	for name, text := range map[string]string{
 		"chem/intro.ipynb": `{"cells":[{"cell_type":"code","execution_count":null,"id":"a","metadata":{},"outputs":[],"source":"print(open(\"table.csv\").read())"}],"metadata":{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"}},"nbformat":4,"nbformat_minor":5}`,
@@ -302,6 +304,7 @@ print("done")`)
 
 // A visitor gets a server that waited, with a home in memory of its own, which the next one has anew.
 func TestVisitorsGetWhatWaits(t *testing.T) {
+	t.Parallel()
 	d := deploy(t, options{extra: `
 tmp: {enabled: true, max: 1, profile: article, per_address: 0}
 profiles:

@@ -138,20 +138,21 @@ func (r *runner) unit(ctx context.Context) (string, error) {
 
 // engine is every package whose tests start containers themselves.
 func (r *runner) engine(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "engine", engineTests, 1)
+	return r.tagged(ctx, "engine", engineTests, 1, 3)
 }
 
 // services is every package that needs other real programs, but no container.
 func (r *runner) services(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "services", serviceTests, 2)
+	return r.tagged(ctx, "services", serviceTests, 2, 3)
 }
 
 func (r *runner) e2e(ctx context.Context) (string, error) {
-	return r.tagged(ctx, "e2e", browserTests, 1)
+	return r.tagged(ctx, "e2e", browserTests, 1, 4)
 }
 
-// tagged runs the tests of a kind that only the build tag "integration" brings in, of so many packages at a time.
-func (r *runner) tagged(ctx context.Context, name string, wanted kind, atOnce int) (string, error) {
+// tagged runs the tests of a kind that only the build tag "integration" brings in, of so many packages at a time, and
+// of each so many tests.
+func (r *runner) tagged(ctx context.Context, name string, wanted kind, pkgsAtOnce, testsAtOnce int) (string, error) {
 	found, err := integrationTests(ctx)
 	if err != nil {
 		return "", err
@@ -168,7 +169,7 @@ func (r *runner) tagged(ctx context.Context, name string, wanted kind, atOnce in
 	// Few packages at a time: each starts programs, and waits for them with deadlines. The tests of one that
 	// may run side by side wait for the most part.
 	args := append([]string{
-		"-race", "-tags", "integration", "-p", strconv.Itoa(atOnce), "-parallel", "3", "-timeout", "25m",
+		"-race", "-tags", "integration", "-p", strconv.Itoa(pkgsAtOnce), "-parallel", strconv.Itoa(testsAtOnce), "-timeout", "25m",
 		"-run", "^(" + strings.Join(tests, "|") + ")$",
 	}, pkgs...)
 	return r.goTest(ctx, name, args...)

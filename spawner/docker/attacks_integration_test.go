@@ -71,6 +71,7 @@ func computes(t *testing.T, d *Driver, h hub.Handle) {
 // TestSystemCalls is attack 14, and more: what has been a way into kernels is refused. Each line of
 // the program's output is a call and how it ended.
 func TestSystemCalls(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	h, _ := start(t, d, idle(t, "alice"))
 	out := python(t, d, h, `
@@ -160,6 +161,7 @@ print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 
 // TestNothingOfTheHost is attacks 13, 15, 16 and 21.
 func TestNothingOfTheHost(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Image = buildImage(t, d, "USER 0", "RUN cp /usr/bin/id /suid-id && chmod 6755 /suid-id && cp /usr/bin/id /home/jovyan/ && chmod 6755 /home/jovyan/id", "USER 1000:1000")
@@ -238,6 +240,7 @@ tokens True 0`
 // TestWritablePaths is attacks 7 and 8: every place that can be written is full at some point, and
 // nothing else can be written.
 func TestWritablePaths(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Limits.Tmp, spec.Limits.Shm = 8<<20, 4<<20
@@ -280,6 +283,7 @@ func TestWritablePaths(t *testing.T) {
 
 // TestBombs is attacks 1, 4, 6, 10.
 func TestBombs(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Limits = hub.Limits{CPUs: 0.25, Memory: 128 << 20, Disk: 32 << 20, PIDs: 40, Files: 300}
@@ -342,6 +346,7 @@ except OSError as e:
 // TestOutOfMemoryBefore: a server that ends for a reason of its own says that, though one of its
 // kernels ran out of memory before.
 func TestOutOfMemoryBefore(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Limits.Memory = 64 << 20
@@ -370,6 +375,7 @@ while True: x.append(bytearray(1 << 20))"; echo "ended with $?"; exit 3`}
 
 // TestOutOfMemory: a server whose own process dies of it says so.
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Limits.Memory = 64 << 20
@@ -394,6 +400,7 @@ func TestOutOfMemory(t *testing.T) {
 // TestLogFlood is attacks 11 and 12: printing without end fills no disk, and the last lines are still
 // to be had.
 func TestLogFlood(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Command = []string{"python3", "-c", `
@@ -435,6 +442,7 @@ time.sleep(1000)
 
 // TestIgnoresSIGTERM is attack 5.
 func TestIgnoresSIGTERM(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	for _, paused := range []bool{false, true} {
 		spec := idle(t, "alice")

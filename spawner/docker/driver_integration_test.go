@@ -241,6 +241,7 @@ func get(t *testing.T, d *Driver, h hub.Handle, url, token string, status int) s
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	hubtest.Spawner(t, hubtest.SpawnerSetup{
 		Open:   func(t *testing.T) hub.Spawner { return newDriver(t) },
 		Reopen: func(t *testing.T, d hub.Spawner) hub.Spawner { return reopen(t, d.(*Driver).cfg) },
@@ -256,6 +257,7 @@ func TestContract(t *testing.T) {
 
 // TestLife: Carrel's own image answers below its base path, and to nobody without its token.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	h, st := start(t, d, spec)

@@ -35,6 +35,7 @@ func newBindDriver(t *testing.T, rel string) (d *Driver, base string) {
 // TestBind: a person's directory is made at their first start, is their home, and stays; one that is there is
 // taken as it is.
 func TestBind(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}/notebooks")
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -89,7 +90,8 @@ func TestBind(t *testing.T) {
 
 // TestBindDoesNotEscape: what people can change on the way leads to no other directory, and nothing is made for them
 // elsewhere.
-func TestBindDoesNotEscape(t *testing.T) {
+func TestBindDoesNotEscape(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}/notebooks")
 	outside := t.TempDir()
 	if err := os.Chown(outside, 1000, 1000); err != nil {
@@ -154,6 +156,7 @@ func TestBindDoesNotEscape(t *testing.T) {
 // TestBindIsOnePersons: a directory is the home of the account that had it first, whatever its name is given to,
 // and of the user id that owns it.
 func TestBindIsOnePersons(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -188,6 +191,7 @@ func TestBindIsOnePersons(t *testing.T) {
 
 // TestBindWarm: a server that waits becomes a person's, with their directory in it.
 func TestBindWarm(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	spec := testSpec(t, "alice")
 	keep(t, d, spec, 1)
@@ -211,6 +215,7 @@ func TestBindWarm(t *testing.T) {
 // TestBindIsNotReplaced: files that the operator has where a home is to be are nobody's to replace without a word, a
 // home whose file system is not mounted is not made anew but for an import, and what can't be removed keeps nobody from it.
 func TestBindIsNotReplaced(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	spec := idle(t, "alice")
 	dir := base + "/alice"

@@ -214,6 +214,7 @@ print(*sorted(os.path.relpath(b + "/" + n) + ":" + open(b + "/" + n).read() for 
 // TestHomeIsKeptMeanwhile: while a home is exported or imported nobody starts a server with it, wakes one or
 // imports, and each is told why.
 func TestHomeIsKeptMeanwhile(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -295,7 +296,8 @@ func (r *onFirstRead) Read(p []byte) (int, error) {
 }
 
 // TestHomesAreListed with what is known of them.
-func TestHomesAreListed(t *testing.T) {
+func TestHomesAreListed(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	for _, kind := range []string{homeLoop, homeVolume} {
 		t.Run(kind, func(t *testing.T) {
 			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
@@ -342,6 +344,7 @@ func TestHomesAreListed(t *testing.T) {
 
 // TestExportIsCancelled: Ctrl-C leaves nothing, and the server goes on.
 func TestExportIsCancelled(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)

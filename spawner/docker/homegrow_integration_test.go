@@ -17,6 +17,7 @@ import (
 // TestGrow: a home grows under a running server and without one, keeps its files and its size, and what can't
 // grow says so.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	if _, err := d.GrowHome(t.Context(), spec.UserID, 1<<30); hub.KindOf(err) != hub.NotFound {

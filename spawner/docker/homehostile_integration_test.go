@@ -153,7 +153,8 @@ func TestHostileArchives(t *testing.T) {
 }
 
 // TestHarmlessParts of an archive come in without what makes them harmful.
-func TestHarmlessParts(t *testing.T) {
+func TestHarmlessParts(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	for _, kind := range []string{homeLoop, homeVolume} {
 		t.Run(kind, func(t *testing.T) {
 			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
@@ -193,6 +194,7 @@ for base, dirs, names in os.walk("."):
 
 // TestWorkerIsWalled: what unpacks has no network, no capability and no file of the host but the home.
 func TestWorkerIsWalled(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -218,6 +220,7 @@ func TestWorkerIsWalled(t *testing.T) {
 
 // TestVolumeLeavesRoom: an archive without end stops before a disk that has no caps is full.
 func TestVolumeLeavesRoom(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, func(c *Config) { c.HomeKind = homeVolume })
 	spec := idle(t, "alice")
 	// A volume on a small disk of its own stands for the machine's.

@@ -67,6 +67,7 @@ print("settled")
 `
 
 func TestSettlingIsCutOff(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -133,6 +134,7 @@ func importUntilKilled(t *testing.T, step string) {
 
 // TestKillDuringExport: the server that was frozen for it goes on.
 func TestKillDuringExport(t *testing.T) {
+	t.Parallel()
 	if step := os.Getenv(killAt); step != "" {
 		d := killed(t, step)
 		spec := idle(t, "alice")
@@ -157,6 +159,7 @@ func TestKillDuringExport(t *testing.T) {
 // TestMendInAnotherImage: what was cut off is brought to an end although the image that it was begun in is gone,
 // as after an upgrade.
 func TestMendInAnotherImage(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	if err := d.ImportHome(t.Context(), spec, bytes.NewReader(archiveOf(t, file("old", "old"))), ImportNew); err != nil {

@@ -158,6 +158,7 @@ func TestMoveKeeps(t *testing.T) {
 
 // TestMoveIsCheckedFirst: a copy that is not like the home never counts.
 func TestMoveIsCheckedFirst(t *testing.T) {
+	t.Parallel()
 	d, base := newBindDriver(t, "{user}")
 	spec := idle(t, "alice")
 	loop := as(t, d, homeLoop, base)

@@ -47,6 +47,7 @@ if keep == "no":
 // TestHomeIsCapped: a home takes so many bytes and so many files. Its owner can start a server on a
 // full one, and delete.
 func TestHomeIsCapped(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Limits.Disk, spec.Limits.Inodes = 24<<20, 500
@@ -75,6 +76,7 @@ func TestHomeIsCapped(t *testing.T) {
 
 // TestHomeInMemory is the same for a home that is gone with its server; of it nothing is on the disk.
 func TestHomeInMemory(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.HomeKind, spec.Limits.Disk, spec.Limits.Inodes = hub.HomeTmpfs, 16<<20, 300
@@ -105,6 +107,7 @@ func TestHomeInMemory(t *testing.T) {
 }
 
 func TestHomeIsMountedSafely(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -135,6 +138,7 @@ const size = `import os; s = os.statvfs("/home/jovyan"); print(s.f_blocks * s.f_
 // TestHomeGrows with the profile, at the next start; it never shrinks; and a growth that was cut off
 // half-way is finished.
 func TestHomeGrows(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	for _, c := range []struct {
@@ -176,6 +180,7 @@ func TestHomeGrows(t *testing.T) {
 
 // TestUncleanHome: what a crash of the machine leaves is mended before the next start.
 func TestUncleanHome(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -247,6 +252,7 @@ func copyFile(t *testing.T, from, to string) {
 // TestHomeIsHeld: between the mount of a home and the container that binds it, nobody unmounts it,
 // whichever process's stop it is.
 func TestHomeIsHeld(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	other := reopen(t, d.cfg)
 	spec := idle(t, "alice")
@@ -271,6 +277,7 @@ func TestHomeIsHeld(t *testing.T) {
 
 // TestStopRacingStart has one of a person's servers stop while another starts, by two hubs.
 func TestStopRacingStart(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	other := reopen(t, d.cfg)
 	one, two := idle(t, "alice"), idle(t, "alice")
@@ -304,6 +311,7 @@ func TestStopRacingStart(t *testing.T) {
 
 // TestTwoServersShareAHome, and it stays until the last has gone.
 func TestTwoServersShareAHome(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	one, two := idle(t, "alice"), idle(t, "alice")
 	two.Key = key(t, "alice", "gpu")
@@ -328,6 +336,7 @@ func TestTwoServersShareAHome(t *testing.T) {
 // TestHomeStillAttached: a mount that some process inherited keeps the loop device; the home is then
 // the same file system again, never a second one on the same file.
 func TestHomeStillAttached(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -377,6 +386,7 @@ func TestHomeStillAttached(t *testing.T) {
 
 // TestForgottenHomeIsClosed: somebody removes a container behind the driver's back.
 func TestForgottenHomeIsClosed(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -397,6 +407,7 @@ func TestForgottenHomeIsClosed(t *testing.T) {
 
 // TestHomeInAVolume, where there is no root or no loop device.
 func TestHomeInAVolume(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, func(c *Config) { c.HomeKind = homeVolume })
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -426,7 +437,8 @@ func TestHomeInAVolume(t *testing.T) {
 
 // TestHomeOfAnotherUID: a profile whose user id changed is refused, by name of the field; the home
 // is as it was, and closed. A changed group is no hindrance.
-func TestHomeOfAnotherUID(t *testing.T) {
+func TestHomeOfAnotherUID(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	for _, kind := range []string{homeLoop, homeVolume} {
 		t.Run(kind, func(t *testing.T) {
 			d := newDriver(t, func(c *Config) { c.HomeKind = kind })
@@ -467,6 +479,7 @@ func TestHomeOfAnotherUID(t *testing.T) {
 // root's, or another user's files, none of which get into it; and one that an earlier version, or a
 // process that ended half-way, left root's is given to the person, its content left alone.
 func TestVolumeIsItsOwners(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, func(c *Config) { c.HomeKind = homeVolume })
 	image := buildImage(t, d, "USER 0", "RUN mkdir -p /home/root/etc /home/other && echo x > /home/other/file && chown -R 4321:4321 /home/other && ln -s /etc /home/link", "VOLUME /carrel-home")
 	for _, home := range []string{"/home/nowhere/deep", "/home/root", "/home/other", "/home/jovyan"} {
@@ -517,6 +530,7 @@ func TestVolumeIsItsOwners(t *testing.T) {
 
 // TestDownKeepsHomes unless it is told not to.
 func TestDownKeepsHomes(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -544,6 +558,7 @@ func TestDownKeepsHomes(t *testing.T) {
 }
 
 func TestMalformedHomes(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	for _, id := range []hub.UserID{"", "../x", "a/b", "A", "u\x00", "u.img"} {
 		spec := idle(t, "alice")

@@ -25,6 +25,7 @@ import (
 
 // TestHostileImage: what an image says of itself makes no difference (attack D/1).
 func TestHostileImage(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	victim := idle(t, "bob")
 	bobs := d.labels(d.containerName(victim.Key, 1), victim, "10.199.0.9", homeLoop)
@@ -105,6 +106,7 @@ func TestHostileImage(t *testing.T) {
 // TestDockerStacksShape: an image as Jupyter's own docker-stacks make them: user 1000 in group 100, an
 // entry point of its own, jupyter on the path, and nothing of Carrel's.
 func TestDockerStacksShape(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	spec.Image = buildImage(t, d, "USER 0",
@@ -179,6 +181,7 @@ func waiter(t *testing.T) []byte {
 // TestPull: an image that is not here is fetched once for all who wait, and they are told in percent
 // how far it is.
 func TestPull(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	address := registry(t)
 	files := map[string][]byte{"Dockerfile": []byte("FROM scratch\nCOPY wait /bin/wait\nCOPY ballast1 /\nCOPY ballast2 /\n"), "wait": waiter(t)}
@@ -239,6 +242,7 @@ func TestPull(t *testing.T) {
 }
 
 func TestPullFaults(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	address := registry(t)
 	for _, ref := range []string{address + "/no/such:1", "127.0.0.1:1/refused:1", "Not A Name", ""} {
@@ -285,6 +289,7 @@ func TestPullFaults(t *testing.T) {
 
 // TestRunImage inside the walls: no network, nothing to write but memory.
 func TestRunImage(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	out, err := d.RunImage(t.Context(), testImage(t), []string{"sh", "-c", "id -u; ls /sys/class/net; touch /x 2>&1 | grep -c Read-only; echo $A; echo hidden >&2"}, []string{"A=b c"})
 	if err != nil || string(out) != "1000\nlo\n1\nb c\n" {

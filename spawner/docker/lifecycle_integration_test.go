@@ -29,6 +29,7 @@ func heldAddresses(t *testing.T, d *Driver) int {
 
 // TestCancelledStartLeavesNothing: no container, no mount, no address.
 func TestCancelledStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	begin := time.Now()
@@ -68,6 +69,7 @@ func TestCancelledStartLeavesNothing(t *testing.T) {
 
 // TestFailedStartLeavesNothing: what Docker refuses to create, or to start, is an error with a kind.
 func TestFailedStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	for name, change := range map[string]func(*hub.Spec){
 		"a target in a file":   func(s *hub.Spec) { s.Mounts = []hub.Mount{{Source: "/srv", Target: "/etc/passwd/x"}} }, // found at the start
@@ -97,6 +99,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 
 // TestAddressesRest: a stopped server's address goes to nobody, over restarts of the hub.
 func TestAddressesRest(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	seen := map[hub.Endpoint]bool{}
 	spec := idle(t, "alice")
@@ -114,6 +117,7 @@ func TestAddressesRest(t *testing.T) {
 
 // TestTwoHubsStartOne: the name of the container is the lock, when both think that the server is theirs.
 func TestTwoHubsStartOne(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	hubs := []*Driver{d, reopen(t, d.cfg)}
 	spec := idle(t, "alice")
@@ -144,6 +148,7 @@ func TestTwoHubsStartOne(t *testing.T) {
 // TestCreatedContainerIsStarted: a hub died between creating a container and starting it, and the
 // machine came up anew since, with the home not mounted.
 func TestCreatedContainerIsStarted(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	h, _ := start(t, d, spec)
@@ -297,6 +302,7 @@ func TestDockerAway(t *testing.T) {
 // TestListOfMany is one call for those that run, whatever their number, and a few at once for those
 // that ended.
 func TestListOfMany(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	var wg sync.WaitGroup
 	for i := range 12 {
@@ -345,6 +351,7 @@ func TestListOfMany(t *testing.T) {
 
 // TestForeignNetwork: a network under our name that we did not make is not used.
 func TestForeignNetwork(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	name := d.networks.name(hub.NetworkNone)
 	if out, err := exec.Command("docker", "network", "create", "--label", labelMAC+"=00", "--subnet", "10.198.7.0/24", name).CombinedOutput(); err != nil {
@@ -371,6 +378,7 @@ func TestForeignNetwork(t *testing.T) {
 
 // TestTwoHubsMakeOneNetwork, on a pool of which somebody has a part.
 func TestTwoHubsMakeOneNetwork(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, func(c *Config) { c.Subnets = "10.197.240.0/20" }) // four subnets
 	squatter := d.cfg.Deployment + "squatter"
 	if out, err := exec.Command("docker", "network", "create", "--subnet", "10.197.240.0/21", squatter).CombinedOutput(); err != nil {

@@ -73,7 +73,8 @@ func bridge6(t *testing.T, d *Driver, mode hub.NetworkMode) []string {
 
 // TestIPv6ByHand: containers have no IPv6. If one had, it would reach neither this machine nor a
 // neighbour by it, not even to find out who is there.
-func TestIPv6ByHand(t *testing.T) {
+func TestIPv6ByHand(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
 		t.Run(string(mode), func(t *testing.T) {
 			d := newDriver(t)
@@ -148,6 +149,7 @@ func udp6(t *testing.T, namespace string, port int) {
 // TestIPv6Forward: the rules, on a machine of the test's own that forwards IPv6 and has bridges of
 // the deployment's names: nothing gets from either to beyond, and nothing from there to them.
 func TestIPv6Forward(t *testing.T) {
+	t.Parallel()
 	n := &networks{cfg: Config{Deployment: fmt.Sprintf("v6-%d", os.Getpid())}}
 	name := func(what string) string { return fmt.Sprintf("crl%d%s", os.Getpid(), what) }
 	path := func(what string) string { return "/run/netns/" + name(what) }

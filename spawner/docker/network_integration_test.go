@@ -22,6 +22,7 @@ import (
 
 // TestNetworkNone: a server without a network reaches nothing at all.
 func TestNetworkNone(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	w := newWorld(t, d)
 	h, _ := start(t, d, idle(t, "alice"))
@@ -43,6 +44,7 @@ func TestNetworkNone(t *testing.T) {
 // TestNetworkOpen: a server with a network reaches the outside, and neither this machine, nor what is
 // private, nor a neighbour.
 func TestNetworkOpen(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	w := newWorld(t, d)
 	spec := idle(t, "alice")
@@ -98,6 +100,7 @@ func background(t *testing.T, d *Driver) {
 
 // TestNoForgedPackets: nobody speaks below TCP and UDP, or changes the interfaces.
 func TestNoForgedPackets(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := idle(t, "alice")
 	spec.Network = hub.NetworkOpen
@@ -179,6 +182,7 @@ func upstream(t *testing.T) (address string, asked func() string) {
 // TestNames: an open server has names looked up, and is told no private address; one without a
 // network asks nobody; and Docker's own resolver tells neither of them of the other.
 func TestNames(t *testing.T) {
+	t.Parallel()
 	address, asked := upstream(t)
 	d := newDriver(t, func(c *Config) { c.Upstreams = []string{address} })
 	w := newWorld(t, d)
@@ -248,6 +252,7 @@ for server, name, kind in zip(*[iter(sys.argv[1:])] * 3):
 
 // TestResolverIsTakenOver: of two hubs on a machine one answers, and when it goes the other does.
 func TestResolverIsTakenOver(t *testing.T) {
+	t.Parallel()
 	names := func(address string) string {
 		return serveDNS(t, func(q dnsmessage.Question, _ bool) dnsmessage.Message {
 			return answer(aRecord(q.Name.String(), address))
@@ -332,6 +337,7 @@ func anotherResolver(t *testing.T, gate string) (visits func() int64) {
 // would take first, and a container's port is published as 53. Lookups reach our resolver all the
 // same, and nothing else on the gateway is reached, with our resolver there or without.
 func TestAnotherResolver(t *testing.T) {
+	t.Parallel()
 	address, _ := upstream(t)
 	d := newDriver(t, func(c *Config) { c.Upstreams = []string{address} })
 	spec := idle(t, "alice")

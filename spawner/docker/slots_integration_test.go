@@ -36,6 +36,7 @@ func keep(t *testing.T, d *Driver, spec hub.Spec, spare int) {
 
 // TestSlotStock: what is ready is counted with the memory that it takes, and what is claimed no more.
 func TestSlotStock(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	keep(t, d, spec, 2)
@@ -52,6 +53,7 @@ func TestSlotStock(t *testing.T) {
 // TestSlotsAreMadeBehindOthers: several at once, with a small part of the processor until they are ready, and
 // then with a server's.
 func TestSlotsAreMadeBehindOthers(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	made := make(chan error, 1)
 	go func() {
@@ -81,6 +83,7 @@ func TestSlotsAreMadeBehindOthers(t *testing.T) {
 
 // TestAShapeThatAils keeps no other from being made.
 func TestAShapeThatAils(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	good, bad := testSpec(t, "alice"), testSpec(t, "bob")
 	bad.Mounts = []hub.Mount{{Source: filepath.Join(t.TempDir(), "gone"), Target: "/data"}}
@@ -159,6 +162,7 @@ func ask(t *testing.T, e hub.Endpoint, path, token string) (int, string) {
 // A slot becomes a person's server with their home, their limits and walls, and answers at once;
 // what they write is there in the next server, be it cold or a slot again.
 func TestSlotBecomesAServer(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	spec.Env = map[string]string{"GREETING": "hello"}
@@ -319,7 +323,8 @@ print(any(waits(pid) for pid in os.listdir("/proc") if pid.isdigit()))
 
 // The first kernel waited too, and so does one more, which is made then: it answers at once, and is where
 // and what one is that was started then. The next is started as ever.
-func TestSpareKernel(t *testing.T) {
+func TestSpareKernel(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	spec.Env = map[string]string{"GREETING": "hello"}
@@ -369,6 +374,7 @@ func TestSpareKernel(t *testing.T) {
 // TestSlotWithAHomeInMemory has it from the start, with its own caps; nothing is mounted at the claim, and
 // the next slot's is empty.
 func TestSlotWithAHomeInMemory(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	spec.HomeKind, spec.Limits.Disk = hub.HomeTmpfs, 24<<20
@@ -397,6 +403,7 @@ open("/home/jovyan/mine.txt", "w").write("of somebody")
 }
 
 func TestOneOfManyClaims(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	keep(t, d, testSpec(t, "alice"), 2)
 	var wg sync.WaitGroup
@@ -430,6 +437,7 @@ func TestOneOfManyClaims(t *testing.T) {
 
 // Slots of a process that ended are adopted by the next, or go when nobody wants them.
 func TestSlotsOutliveTheHub(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	keep(t, d, spec, 2)
@@ -478,7 +486,8 @@ func slotContainers(t *testing.T, d *Driver) (ids []string) {
 }
 
 // What is no claim ends the slot with a line in its log; a host that goes away does not.
-func TestSlotRefusesGarbage(t *testing.T) {
+func TestSlotRefusesGarbage(t *testing.T) { //nolint:tparallel // its parts come one after another
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	for name, message := range map[string]string{
@@ -529,6 +538,7 @@ func logsOf(t *testing.T, d *Driver, id string) string {
 // A home that brings its own version of what the server is made of, and a safe start, get a Python
 // that was started with it; packages in the home come before the image's.
 func TestHomeDecidesAgain(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t)
 	spec := testSpec(t, "alice")
 	h, _ := start(t, d, spec)
@@ -574,6 +584,7 @@ os.makedirs(site.getusersitepackages() + "/tornado")
 // TestSlotsShareOneMount: slots that are made at once share their directory's one mount. A second would hide homes
 // from slots on the first, and keep the directory from being removed.
 func TestSlotsShareOneMount(t *testing.T) {
+	t.Parallel()
 	for range 5 {
 		d := newDriver(t)
 		var together errgroup.Group

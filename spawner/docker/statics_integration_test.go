@@ -50,6 +50,7 @@ const fewFiles = "RUN find /usr/local/share/jupyter/lab/static -type f -size +12
 // An image's own files are kept, as they are in the image, once a server of it started; two images
 // keep theirs apart, and what an image puts in the way of others' files gets nowhere.
 func TestStaticsOfImages(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, withStatics(t))
 	const dir, name = "/usr/local/share/jupyter/lab/static/", "extra.0123456789abcdef0123.js"
 	plain := buildImage(t, d, "USER 0", fewFiles, "USER 1000")
@@ -123,6 +124,7 @@ func factsOf(t *testing.T, d *Driver, ref string) imageFacts {
 // What a killed hub left is taken up or removed; files of images that are gone go; an image without
 // JupyterLab, or that lies, has none, and hinders nobody.
 func TestStaticsAreTidy(t *testing.T) {
+	t.Parallel()
 	d := newDriver(t, withStatics(t))
 	lying := factsOf(t, d, buildImage(t, d, "USER 0", `RUN printf '#!/bin/sh\necho "[{\\"prefix\\": \\"api/\\", \\"directory\\": \\"/etc\\"}]"\n' > /usr/local/bin/python3 && chmod 755 /usr/local/bin/python3`)).id
 	if n, err := d.exportStatics(t.Context(), lying); n != 0 || hub.KindOf(err) != hub.Invalid {
