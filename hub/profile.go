@@ -106,6 +106,7 @@ type Policy struct {
 	SweepMaxShare  float64       // a sweep of more than this share of all servers stops and says so
 	ReconcileEvery time.Duration
 	Visits         VisitPolicy
+	Runs           RunPolicy
 }
 
 // GroupCull overrides a profile's rule for the members of a group; the first that matches wins.

@@ -10,12 +10,15 @@ import (
 // has fewest starts at work goes first, then who has an account, then who came first. Visitors count as
 // one, however many there are, as each of them has a name that is new.
 type startQueue struct {
-	most func() int // how many work at once, as the policy stands
+	most  func() int // how many work at once, as the policy stands
+	turns bool       // of those who have equally many at work, who had a turn longest ago goes first
 
 	mu      sync.Mutex
 	working map[UserName]int
 	total   int
 	line    []*waiter
+	turn    uint64              // the last one's number
+	last    map[UserName]uint64 // the number of their last turn, of those who are here
 }
 
 type waiter struct {
@@ -25,7 +28,7 @@ type waiter struct {
 }
 
 func newStartQueue(most func() int) *startQueue {
-	return &startQueue{most: most, working: map[UserName]int{}}
+	return &startQueue{most: most, working: map[UserName]int{}, last: map[UserName]uint64{}}
 }
 
 // wait blocks until it is the caller's turn, telling its place (from 1) whenever that changes, and
@@ -69,6 +72,8 @@ func (q *startQueue) admit() {
 		q.line = append(q.line[:best], q.line[best+1:]...)
 		q.working[w.user]++
 		q.total++
+		q.turn++
+		q.last[w.user] = q.turn
 		close(w.turn)
 	}
 	for i, w := range q.line {
@@ -83,7 +88,10 @@ func (q *startQueue) admit() {
 // before tells whether a waiter passes one that came earlier; q.mu is held.
 func (q *startQueue) before(w, earlier *waiter) bool {
 	mine, theirs := q.working[w.user], q.working[earlier.user]
-	return mine < theirs || mine == theirs && earlier.user == UserName{} && w.user != UserName{}
+	if mine != theirs {
+		return mine < theirs
+	}
+	return earlier.user == UserName{} && w.user != UserName{} || q.turns && q.last[w.user] < q.last[earlier.user]
 }
 
 func (q *startQueue) leave(user UserName) {
@@ -93,7 +101,15 @@ func (q *startQueue) leave(user UserName) {
 	if q.working[user]--; q.working[user] <= 0 {
 		delete(q.working, user)
 	}
+	q.forget(user)
 	q.admit()
+}
+
+// forget forgets the last turn of who is not here any more; q.mu is held.
+func (q *startQueue) forget(user UserName) {
+	if q.working[user] == 0 && !slices.ContainsFunc(q.line, func(w *waiter) bool { return w.user == user }) {
+		delete(q.last, user)
+	}
 }
 
 // giveUp takes a waiter out of the line, or gives its turn on when that has come meanwhile.
@@ -102,6 +118,7 @@ func (q *startQueue) giveUp(w *waiter) {
 	i := slices.Index(q.line, w)
 	if i >= 0 {
 		q.line = slices.Delete(q.line, i, i+1)
+		q.forget(w.user)
 		q.admit()
 	}
 	q.mu.Unlock()

@@ -30,5 +30,6 @@ const (
 	ScopeReadUsers     Scope = "read:users"
 	ScopeAdminServers  Scope = "admin:servers"
 	ScopeAdminUsers    Scope = "admin:users"
+	ScopeRuns          Scope = "runs"         // have code run
 	ScopeReadMetrics   Scope = "read:metrics" // an administrator's, as there is nobody whose they are
 )

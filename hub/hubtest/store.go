@@ -41,6 +41,7 @@ type data struct {
 	change      string // the last one's name
 	visits      map[hub.UserName]hub.Visit
 	arrivals    map[string]kept[int]
+	runs        map[hub.RunID]kept[hub.Run]
 }
 
 // kept is a value with an end.
@@ -62,6 +63,7 @@ var (
 	_ hub.RouteStore     = (*Store)(nil)
 	_ hub.Changes        = (*Store)(nil)
 	_ hub.VisitStore     = (*Store)(nil)
+	_ hub.RunStore       = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )
@@ -75,7 +77,7 @@ func empty() data {
 		once: map[string]time.Time{}, users: map[hub.UserName]hub.User{}, tokens: map[hub.SecretHash]hub.Token{},
 		servers: map[hub.ServerKey]hub.Server{}, generations: map[hub.ServerKey]hub.Generation{},
 		routes: map[hub.ServerKey]hub.Route{}, activity: map[hub.ServerKey]time.Time{}, leases: map[string]kept[uint64]{},
-		visits: map[hub.UserName]hub.Visit{}, arrivals: map[string]kept[int]{},
+		visits: map[hub.UserName]hub.Visit{}, arrivals: map[string]kept[int]{}, runs: map[hub.RunID]kept[hub.Run]{},
 	}
 }
 

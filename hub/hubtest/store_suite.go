@@ -23,6 +23,7 @@ type FullStore interface {
 	hub.RouteStore
 	hub.Changes
 	hub.VisitStore
+	hub.RunStore
 	hub.Leases
 	hub.Events
 }
@@ -43,6 +44,7 @@ func Stores(t *testing.T, open func(testing.TB) (s FullStore, cut func())) {
 	t.Run("routes", func(t *testing.T) { Routes(t, func(tb testing.TB) hub.RouteStore { return one(tb) }) })
 	t.Run("changes", func(t *testing.T) { Changes(t, func(tb testing.TB) FullStore { return one(tb) }) })
 	t.Run("visits", func(t *testing.T) { Visits(t, one) })
+	t.Run("runs", func(t *testing.T) { RunRecords(t, func(tb testing.TB) hub.RunStore { return one(tb) }) })
 	t.Run("leases", func(t *testing.T) { Leases(t, func(tb testing.TB) hub.Leases { return one(tb) }) })
 	t.Run("events", func(t *testing.T) { Events(t, open) })
 	t.Run("contexts", func(t *testing.T) { contexts(t, one) })
@@ -92,6 +94,11 @@ func Calls(s FullStore) iter.Seq2[string, func(context.Context) error] {
 		{"Visits", func(ctx context.Context) error { _, err := collect(s.Visits(ctx)); return err }},
 		{"DeleteVisit", func(ctx context.Context) error { return s.DeleteVisit(ctx, madeVisit(3)) }},
 		{"CountArrival", func(ctx context.Context) error { _, err := s.CountArrival(ctx, "calls", time.Hour); return err }},
+		{"CreateRun", func(ctx context.Context) error { return s.CreateRun(ctx, madeRun("calls", 0), time.Hour) }},
+		{"UpdateRun", func(ctx context.Context) error { return s.UpdateRun(ctx, madeRun("calls", 0), time.Hour) }},
+		{"Run", func(ctx context.Context) error { _, err := s.Run(ctx, madeRun("calls", 0).ID); return err }},
+		{"Runs", func(ctx context.Context) error { _, err := collect(s.Runs(ctx, u.Name)); return err }},
+		{"DeleteRun", func(ctx context.Context) error { return s.DeleteRun(ctx, madeRun("calls", 0).ID) }},
 		{"PutRoute", func(ctx context.Context) error { return s.PutRoute(ctx, hub.Route{Key: key, Generation: 1}) }},
 		{"Routes", func(ctx context.Context) error { _, err := collect(s.Routes(ctx)); return err }},
 		{"DeleteRoute", func(ctx context.Context) error { return s.DeleteRoute(ctx, key, 1) }},

@@ -147,3 +147,23 @@ func (s *several) Visits(ctx context.Context) iter.Seq2[hub.Visit, error] {
 func (s *several) CountArrival(ctx context.Context, key string, window time.Duration) (int, error) {
 	return s.pick().CountArrival(ctx, key, window)
 }
+
+func (s *several) CreateRun(ctx context.Context, r hub.Run, ttl time.Duration) error {
+	return s.pick().CreateRun(ctx, r, ttl)
+}
+
+func (s *several) UpdateRun(ctx context.Context, r hub.Run, ttl time.Duration) error {
+	return s.pick().UpdateRun(ctx, r, ttl)
+}
+
+func (s *several) Run(ctx context.Context, id hub.RunID) (hub.Run, error) {
+	return s.pick().Run(ctx, id)
+}
+
+func (s *several) DeleteRun(ctx context.Context, id hub.RunID) error {
+	return s.pick().DeleteRun(ctx, id)
+}
+
+func (s *several) Runs(ctx context.Context, owner hub.UserName) iter.Seq2[hub.Run, error] {
+	return s.pick().Runs(ctx, owner)
+}

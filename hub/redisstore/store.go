@@ -70,6 +70,7 @@ var (
 	_ hub.RouteStore     = (*Store)(nil)
 	_ hub.Changes        = (*Store)(nil)
 	_ hub.VisitStore     = (*Store)(nil)
+	_ hub.RunStore       = (*Store)(nil)
 	_ hub.Leases         = (*Store)(nil)
 	_ hub.Events         = (*Store)(nil)
 )
