@@ -30,6 +30,7 @@ func (d *Driver) Down(ctx context.Context, withHomes bool) error {
 	_ = stops.Wait() // each keeps its own
 	errs = append(errs, stopped...)
 	errs = append(errs, d.removeTellers(ctx))
+	errs = append(errs, d.removeRuns(ctx))
 	errs = append(errs, d.dropAllSlots(ctx))
 	for _, mode := range []hub.NetworkMode{hub.NetworkNone, hub.NetworkOpen} {
 		name := d.networks.name(mode)

@@ -1,5 +1,5 @@
 // Package docker runs people's servers as Docker containers: the driver "docker" of package hub's
-// Spawner contract, with Logs, Watcher, Meter, Bindings, Slots and Pauser.
+// Spawner contract, with Logs, Watcher, Meter, Bindings, Slots, Pauser and Runner.
 //
 // It owns everything that Docker is told: the container's walls ([walls] makes them all), names and
 // MACed labels from which a deployment can be rebuilt, two networks on which containers reach
@@ -63,6 +63,7 @@ var (
 	_ hub.Bindings = (*Driver)(nil)
 	_ hub.Pauser   = (*Driver)(nil)
 	_ hub.Slots    = (*Driver)(nil)
+	_ hub.Runner   = (*Driver)(nil)
 )
 
 // New checks the configuration and makes a client; it asks Docker nothing yet.

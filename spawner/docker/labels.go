@@ -20,6 +20,7 @@ const (
 	labelHome       = "dev.carrel.home"
 	labelSlot       = "dev.carrel.slot-id" // of a slot, claimed or not; see claims.go
 	labelShape      = "dev.carrel.shape"   // likewise
+	labelRun        = "dev.carrel.run"     // of a run; see runs.go
 	labelMAC        = "dev.carrel.mac"
 )
 

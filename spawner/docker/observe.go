@@ -111,16 +111,9 @@ func (d *Driver) Usage(ctx context.Context, h hub.Handle) (hub.Usage, error) {
 
 // sample tells what a container uses.
 func (d *Driver) sample(ctx context.Context, name string) (hub.Usage, error) {
-	ctx, done := context.WithTimeout(ctx, callTimeout)
-	defer done()
-	r, err := d.api.on(ctx).ContainerStatsOneShot(ctx, name)
+	s, err := d.stats(ctx, name)
 	if err != nil {
-		return hub.Usage{}, fail("sample usage", err)
-	}
-	defer r.Body.Close() // read whole
-	var s container.StatsResponse
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxLogBytes)).Decode(&s); err != nil {
-		return hub.Usage{}, fail("sample usage", err)
+		return hub.Usage{}, err
 	}
 	used := s.MemoryStats.Usage
 	for _, cache := range []string{"total_inactive_file", "inactive_file"} { // cgroup v1, v2
@@ -133,4 +126,20 @@ func (d *Driver) sample(ctx context.Context, name string) (hub.Usage, error) {
 		CPUSeconds: float64(s.CPUStats.CPUUsage.TotalUsage) / 1e9, Memory: int64(used), // far below 2^63
 		MemoryLimit: int64(s.MemoryStats.Limit), PIDs: int64(s.PidsStats.Current), At: time.Now(), // likewise
 	}, nil
+}
+
+// stats are Docker's of a container, by one sample.
+func (d *Driver) stats(ctx context.Context, name string) (container.StatsResponse, error) {
+	ctx, done := context.WithTimeout(ctx, callTimeout)
+	defer done()
+	r, err := d.api.on(ctx).ContainerStatsOneShot(ctx, name)
+	if err != nil {
+		return container.StatsResponse{}, fail("sample usage", err)
+	}
+	defer r.Body.Close() // read whole
+	var s container.StatsResponse
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxLogBytes)).Decode(&s); err != nil {
+		return container.StatsResponse{}, fail("sample usage", err)
+	}
+	return s, nil
 }
