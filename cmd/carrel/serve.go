@@ -125,6 +125,7 @@ func (d *deployment) serveHub(ctx context.Context, f *flags, in *inheritance, s 
 	s.run(parts.manager.Run)
 	s.run(parts.auth.Run)
 	s.run(parts.visits.Run)
+	s.run(parts.runs.Run)
 	s.run(parts.driver.Run)
 	s.run(func(ctx context.Context) error { return d.watchConfig(ctx, f, policy) })
 	if at := d.cfg.Metrics.Listen; at != "" {

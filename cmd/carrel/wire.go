@@ -95,6 +95,7 @@ type hubParts struct {
 	manager *hub.Manager
 	auth    *oidc.Auth
 	visits  *hub.Visitors
+	runs    *hub.Runs
 	driver  *docker.Driver
 	pages   http.Handler // <base>hub/...
 	edge    http.Handler
@@ -136,6 +137,10 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if err := seen.ShowVisits(visitors); err != nil {
 		return nil, err
 	}
+	runs, err := hub.NewRuns(hub.RunsConfig{Runner: driver, Store: store, Leases: store, Policy: manager.Policy, Logger: d.logger})
+	if err != nil {
+		return nil, err
+	}
 	elsewhere, err := siblings.New(siblings.Config{URLs: d.cfg.Tmp.Siblings, Logger: d.logger})
 	if err != nil {
 		return nil, err
@@ -162,7 +167,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	}
 	rest, err := api.New(api.Config{
 		Origins: d.origins, Servers: manager, Sessions: store, Tokens: store, Users: store, Routes: store, Meters: meters{manager, d.state, d.logger}, Logger: d.logger,
-		Visits: visitors, VisitOrigins: d.cfg.Tmp.CORS, Siblings: elsewhere, ClientAddr: clientAddr,
+		Visits: visitors, VisitOrigins: d.cfg.Tmp.CORS, Runs: runs, Siblings: elsewhere, ClientAddr: clientAddr,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 			return httpx.Kit{Logger: d.logger}.Handle(h)
 		},
@@ -179,7 +184,7 @@ func (d *deployment) assembleHub(driver *docker.Driver, store *redisstore.Store,
 	if idp != nil {
 		mux.Handle(root+"/demo-provider/", idp)
 	}
-	return &hubParts{manager: manager, auth: auth, visits: visitors, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
+	return &hubParts{manager: manager, auth: auth, visits: visitors, runs: runs, driver: driver, pages: mux, edge: pages.Edge(), top: rest.Top(), metrics: seen.Handler(), people: people}, nil
 }
 
 // captcha is the service that checks visitors' captchas; nil without one.

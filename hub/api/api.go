@@ -1,6 +1,6 @@
 // Package api is the hub's REST interface for programs, in the shape of JupyterHub's (its OpenAPI
 // document, version 6): whoami, people, servers with their progress, and tokens; and, Carrel's own, what
-// servers do at the moment.
+// servers do at the moment, and runs of code.
 //
 // It owns the routes below <base>hub/api/, the JSON models, and the authentication of programs: a
 // token in the Authorization header ("token T" or "Bearer T"), or the session cookie of a page of
@@ -16,6 +16,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
@@ -63,6 +64,7 @@ type Config struct {
 	// open them; ClientAddr tells where a request came from.
 	Visits       Visits
 	VisitOrigins []string
+	Runs         Runs     // of code; nil: none
 	Siblings     Siblings // where visitors are pointed to when all is taken here; nil: nowhere
 	ClientAddr   func(*http.Request) string
 	// Wrap turns a handler that returns errors into one that logs and renders them.
@@ -113,6 +115,7 @@ func New(cfg Config) (*API, error) {
 		a.mux.Handle(pattern, cfg.Wrap(h))
 	}
 	a.mountVisits()
+	a.mountRuns()
 	a.none = cfg.Wrap(func(http.ResponseWriter, *http.Request) error { return errNoCall })
 	return a, nil
 }
@@ -300,7 +303,12 @@ func reply(w http.ResponseWriter, status int, body any) error {
 // decode reads an optional JSON object, strictly: 400 for what is no JSON, 413 for too much of it,
 // 422 for fields that the call does not take.
 func decode(w http.ResponseWriter, r *http.Request, into any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	return decodeUpTo(w, r, maxBody, into)
+}
+
+// decodeUpTo is decode for a body of so many bytes at most.
+func decodeUpTo(w http.ResponseWriter, r *http.Request, most int64, into any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, most))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(into)
 	if errors.Is(err, io.EOF) {
@@ -314,7 +322,7 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	}
 	fault := &hub.Error{Kind: hub.Invalid, Op: "read body", Field: "body", Message: "the body is not the JSON object that this call takes", Remedy: "see the API's documentation", Err: err}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		fault.Message, fault.Remedy = "the body is too large", "send at most 64 KiB"
+		fault.Message, fault.Remedy = "the body is too large", fmt.Sprintf("send at most %d KiB", most>>10)
 		return &httpx.Failure{Status: http.StatusRequestEntityTooLarge, Err: fault}
 	}
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -31,6 +31,7 @@ type site struct {
 	url      string // of <base>hub/api
 	api      *API
 	traffic  *proxies
+	runner   *hubtest.FakeRunner
 }
 
 func newSite(t *testing.T) *site {
@@ -38,6 +39,7 @@ func newSite(t *testing.T) *site {
 	s := &site{t: t, store: hubtest.NewStore(), spawner: hubtest.NewSpawner(), policy: &hub.Policy{
 		Profiles:   []hub.Profile{{Name: "small", Image: "i:1", Default: true, Limits: hub.Limits{Memory: 1 << 30}}, {Name: "staff", Image: "i:1", Groups: []string{"staff"}}, {Name: "huge", Image: "i:1", Limits: hub.Limits{Memory: 1 << 50}}},
 		MaxPerUser: 2, ConcurrentMax: 4, StartTimeout: 30 * time.Second, MachineMemory: 8 << 30, ReconcileEvery: time.Hour, SweepMaxShare: 1,
+		Runs: testRuns(),
 	}}
 	s.notebook = hubtest.NewNotebook(s.spawner)
 	var err error
@@ -61,7 +63,13 @@ func newSite(t *testing.T) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.runner = hubtest.NewRunner()
+	runs, err := hub.NewRuns(hub.RunsConfig{Runner: s.runner, Store: s.store, Leases: s.store, Policy: manager.Policy, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
 	a, err := New(Config{
+		Runs:   runs,
 		Visits: visits, VisitOrigins: []string{journal}, Siblings: room("https://two.example/"), ClientAddr: func(*http.Request) string { return "192.0.2.1" },
 		Origins: s.origins, Servers: manager, Sessions: s.store, Tokens: s.store, Users: s.store, Routes: s.store, Meters: meters{manager, s.traffic}, Logger: logger,
 		Wrap: func(h func(http.ResponseWriter, *http.Request) error) http.Handler {
@@ -73,14 +81,15 @@ func newSite(t *testing.T) *site {
 	}
 	s.api = a
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	go func() { ended <- manager.Run(ctx) }()
 	go func() { ended <- visits.Run(ctx) }()
+	go func() { ended <- runs.Run(ctx) }()
 	server := httptest.NewServer(http.StripPrefix("/carrel/hub/api", a))
 	t.Cleanup(func() {
 		server.Close()
 		cancel()
-		for range 2 {
+		for range 3 {
 			if err := <-ended; !errors.Is(err, context.Canceled) {
 				t.Errorf("what runs ended with %v", err)
 			}

@@ -190,7 +190,7 @@ func (c caller) grant(asked []hub.Scope) ([]hub.Scope, error) {
 
 func known(s hub.Scope) bool {
 	switch s {
-	case hub.ScopeSelf, hub.ScopeAccessServers, hub.ScopeServers, hub.ScopeReadUsers, hub.ScopeAdminServers, hub.ScopeAdminUsers, hub.ScopeReadMetrics, scopeActivity:
+	case hub.ScopeSelf, hub.ScopeAccessServers, hub.ScopeServers, hub.ScopeReadUsers, hub.ScopeAdminServers, hub.ScopeAdminUsers, hub.ScopeReadMetrics, hub.ScopeRuns, scopeActivity:
 		return true
 	}
 	return false

@@ -42,6 +42,7 @@ type Config struct {
 	Profiles       []Profile `yaml:"profiles" reload:"live" doc:"Kinds of server that people choose from. Left out: small (1 core, 1GiB, a home of 2GiB) and large (2 cores, 4GiB, 10GiB), or less where the machine has less."`
 	CullGroups     []Group   `yaml:"cull_groups" reload:"live" doc:"Cull rules for members of groups, in place of their profile's; the first that fits counts."`
 	Tmp            Tmp       `yaml:"tmp" doc:"Notebooks for visitors without an account."`
+	Runs           Runs      `yaml:"runs" doc:"Running code for programs: code in, output out."`
 	Metrics        Metrics   `yaml:"metrics" doc:"Metrics for Prometheus. The hub's are also at <public_url>hub/metrics, for administrators and tokens with the scope read:metrics."`
 	Log            Log       `yaml:"log" doc:"The log, on standard error."`
 }
@@ -255,6 +256,7 @@ func Default() *Config {
 		},
 		Profiles: defaultProfiles(),
 		Tmp:      defaultTmp(),
+		Runs:     defaultRuns(),
 		Log:      Log{Level: "info", Format: "text", Access: "errors", AccessFormat: "log"},
 	}
 }
@@ -327,6 +329,7 @@ func (c *Config) Policy(kernelImage string, memory int64) hub.Policy {
 		p.GroupCulls = append(p.GroupCulls, hub.GroupCull{Group: g.Group, Rule: g.Cull.rule()})
 	}
 	c.resolveTmp(&p, kernelImage)
+	c.resolveRuns(&p, kernelImage)
 	return p
 }
 

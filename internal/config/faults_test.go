@@ -11,7 +11,7 @@ type faultCase struct{ name, text, want string }
 
 // TestEveryFaultIsToldWithItsPlace has one case for each check.
 func TestEveryFaultIsToldWithItsPlace(t *testing.T) {
-	for _, list := range [][]faultCase{formFaults(), deploymentFaults(), redisFaults(), providerFaults(), spawnerFaults(), tmpFaults(), limitFaults(), profileFaults()} {
+	for _, list := range [][]faultCase{formFaults(), deploymentFaults(), redisFaults(), providerFaults(), spawnerFaults(), tmpFaults(), runFaults(), limitFaults(), profileFaults()} {
 		for _, c := range list {
 			t.Run(c.name, func(t *testing.T) {
 				_, faults := load(t, c.text)
@@ -41,6 +41,27 @@ func onSpareAt(field string) string {
 
 func onMount(source, target string) string {
 	return onProfile("    mounts:\n      - source: " + source + "\n        target: " + target + "\n")
+}
+
+func runFaults() []faultCase {
+	return []faultCase{
+		{"no image", "runs:\n  image: 'a b'\n", "2: runs.image: this is no name of an image"},
+		{"no cpu", "runs:\n  cpu: 0\n", "2: runs.cpu: a program needs some (give something like 1 or 0.5)"},
+		{"more cpus than there are", "runs:\n  enabled: true\n  cpu: 500\n", "3: runs.cpu: this machine has less (give less)"},
+		{"many at once", "runs:\n  concurrent: 10001\n", "2: runs.concurrent: out of range (give 0 to 10000)"},
+		{"a long line", "runs:\n  line: 10001\n", "2: runs.line: out of range (give 0 to 10000)"},
+		{"none of a person", "runs:\n  per_person: 0\n", "2: runs.per_person: out of range (give 1 to 1000)"},
+		{"no results", "runs:\n  results_per_person: 0\n", "2: runs.results_per_person: out of range (give 1 to 1000)"},
+		{"kept too long", "runs:\n  keep: 2d\n", "2: runs.keep: out of range (give 1m to 24h)"},
+		{"no memory", "runs:\n  default:\n    memory: 1MiB\n", "3: runs.default.memory: with so little no program runs (give more)"},
+		{"no time", "runs:\n  max:\n    time: 0s\n", "3: runs.max.time: with so little no program runs (give more)"},
+		{"default above max", "runs:\n  default:\n    cpu_time: 3m\n", "3: runs.default.cpu_time: this is above runs.max (give less, or raise that)"},
+		{"a long run", "runs:\n  max:\n    time: 2h\n", "3: runs.max.time: a run takes an hour at most (give less)"},
+		{"much output", "runs:\n  max:\n    output: 1GiB\n", "3: runs.max.output: what is printed is kept in Redis (give 16MiB at most)"},
+		{"many open files", "runs:\n  max:\n    open_files: 20001\n", "3: runs.max.open_files: out of range (give 20000 at most)"},
+		{"many processes", "runs:\n  max:\n    processes: 4194304\n", "3: runs.max.processes: the kernel knows fewer (give something like 256)"},
+		{"more memory than there is", "runs:\n  enabled: true\n  max:\n    memory: 100TiB\n", "4: runs.max.memory: this machine has less (give less)"},
+	}
 }
 
 // formFaults are those of the file's form.

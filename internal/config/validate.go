@@ -79,6 +79,7 @@ func (c *Config) Validate(m Machine) []Fault {
 	}
 	c.validateProfiles(&k, m)
 	c.validateTmp(&k, m)
+	c.validateRuns(&k, m)
 	for i, g := range c.CullGroups {
 		at := fmt.Sprintf("cull_groups[%d].", i)
 		k.that(g.Group != "", at+"group", "it is missing", "name the group, as the provider does")
