@@ -81,7 +81,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	cmd.PersistentFlags().StringVar(&f.config, "config", os.Getenv("CARREL_CONFIG"), "configuration file (carrel config example prints one)")
-	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), chpCommand(), downCommand(f), imageCommand(f), userCommand(f), homeCommand(f), topCommand(f), doctorCommand(f), configCommand(f), versionCommand())
+	cmd.AddCommand(serveCommand(f), hubCommand(f), proxyCommand(f), childCommandOf(), chpCommand(), downCommand(f), imageCommand(f), userCommand(f), homeCommand(f), topCommand(f), runCommand(f), doctorCommand(f), configCommand(f), versionCommand())
 	return cmd
 }
 

@@ -4,13 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -207,45 +203,13 @@ func openTop(f *flags, o topFlags) (topSource, error) {
 
 var errNotOwner = &hub.Error{Kind: hub.Forbidden, Op: "watch servers", Message: "this deployment is another user's", Remedy: "run as the user who runs carrel, or use --url with a token"}
 
-// openRemoteTop asks the REST API. The token goes to nobody who could be listening.
+// openRemoteTop asks the REST API.
 func openRemoteTop(o topFlags) (topSource, error) {
-	invalid := func(field, message, remedy string) (topSource, error) {
-		return topSource{}, &hub.Error{Kind: hub.Invalid, Op: "watch servers", Field: field, Message: message, Remedy: remedy}
+	r, err := openRemote("watch servers", o.url, o.tokenFile, "make one of an administrator's with the scope read:users, and give its file or CARREL_TOKEN")
+	if err != nil {
+		return topSource{}, err
 	}
-	u, err := url.Parse(o.url)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" {
-		return invalid("--url", "this is no address of a deployment", "give its public_url, such as https://hub.example.org/")
-	}
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
-		return invalid("--url", "the token could be read on its way", "use https")
-	}
-	token := os.Getenv("CARREL_TOKEN")
-	if o.tokenFile != "" {
-		raw, err := os.ReadFile(o.tokenFile)
-		if err != nil {
-			return topSource{}, &hub.Error{Kind: hub.Invalid, Op: "read token", Field: "--token-file", Message: "the file can't be read", Remedy: "check the path", Err: err}
-		}
-		token = string(raw)
-	}
-	if token = strings.TrimSpace(token); token == "" {
-		return invalid("--token-file", "there is no token", "make one of an administrator's with the scope read:users, and give its file or CARREL_TOKEN")
-	}
-	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: dialNear, MaxResponseHeaderBytes: 64 << 10, ForceAttemptHTTP2: true}
-	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return topSource{client, u.JoinPath("hub/api/top").String(), token}, nil
-}
-
-func isLoopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
-}
-
-// dialNear sends names below localhost to loopback, as browsers do (RFC 6761, section 6.3).
-func dialNear(ctx context.Context, network, addr string) (net.Conn, error) {
-	if host, port, err := net.SplitHostPort(addr); err == nil && (host == "localhost" || strings.HasSuffix(host, ".localhost")) {
-		addr = net.JoinHostPort("localhost", port)
-	}
-	return (&net.Dialer{Timeout: topWithin}).DialContext(ctx, network, addr)
+	return topSource{r.client, r.at("top"), r.token}, nil
 }
 
 // sample asks once.
@@ -268,21 +232,11 @@ func (s topSource) sample(ctx context.Context) (top.Sample, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return top.Sample{}, refusedTop(res)
+		return top.Sample{}, refused("watch servers", res)
 	}
 	var told top.Sample
 	if err := json.NewDecoder(io.LimitReader(res.Body, topMost)).Decode(&told); err != nil {
 		return top.Sample{}, &hub.Error{Kind: hub.Unavailable, Op: "watch servers", Message: "the answer is not what a hub says", Remedy: "check the address, and that the hub is of this version", Err: err}
 	}
 	return told, nil
-}
-
-// refusedTop tells why there is no sample, in the hub's words where it has any.
-func refusedTop(res *http.Response) error {
-	var why struct{ Message, Remedy string }
-	_ = json.NewDecoder(io.LimitReader(res.Body, 64<<10)).Decode(&why) // whatever it is, it is an answer
-	if why.Message == "" {
-		why.Message, why.Remedy = fmt.Sprintf("the answer is %d", res.StatusCode), "check the address, and that the hub is of this version"
-	}
-	return &hub.Error{Kind: hub.Unavailable, Op: "watch servers", Message: top.Plain(why.Message), Remedy: top.Plain(why.Remedy)}
 }
