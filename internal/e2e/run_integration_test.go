@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -124,6 +126,44 @@ func TestRun(t *testing.T) {
 		t.Errorf("interrupted: exit code %d", code)
 	}
 	eventually(t, time.Minute, "nothing is left", func() bool { return d.runsHere() == 0 })
+}
+
+// Many at once: each caller gets the output of their own program, or is told to come later, and nothing is left.
+func TestRunsTogether(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, options{extra: strings.Replace(runsOn, "concurrent: 2", "concurrent: 4, per_person: 8, line: 12", 1)})
+	var people []*person
+	for _, name := range []string{"alice", "bob", "admin"} {
+		p := d.person(name)
+		p.signIn()
+		people = append(people, p)
+	}
+	var done, later atomic.Int64
+	var all sync.WaitGroup
+	began := time.Now()
+	for i := range 30 {
+		all.Go(func() {
+			p := people[i%len(people)]
+			want := fmt.Sprintf("%s %d\n", p.name, i)
+			status, r := p.api(http.MethodPost, "/runs", fmt.Sprintf(`{"code":"import sys\nprint(*sys.argv[1:])","argv":[%q,"%d"],"wait_seconds":60}`, p.name, i))
+			switch {
+			case status == http.StatusCreated && r["stdout"] == want && r["status"] == "finished":
+				done.Add(1)
+			case status == http.StatusTooManyRequests:
+				later.Add(1)
+			default:
+				t.Errorf("%s's run %d: %d %v", p.name, i, status, r)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d runs in %v, %d told to come later", done.Load(), time.Since(began), later.Load())
+	if done.Load() < 16 || done.Load()+later.Load() != 30 || later.Load() < 6 {
+		t.Errorf("%d done, %d told to come later", done.Load(), later.Load())
+	}
+	if n := d.runsHere(); n > 0 {
+		t.Errorf("%d are left", n)
+	}
 }
 
 // A hub that is killed in the middle leaves nothing, once the next is there, and its run's record says so.
