@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/docker/docker/api/types/container"
+
 	"carrel/hub"
 )
 
@@ -292,4 +294,52 @@ func TestRunsAreFound(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// A run that no hub is there to end ends by itself, and whatever runs in it.
+func TestRunsEndByThemselves(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	job := runJob(t, "j", "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nif not os.fork(): os.setsid()\ntime.sleep(1000)")
+	job.Limits.Wall = 3*time.Second - runOverrun // it sleeps for three seconds
+	img, err := d.facts(t.Context(), job.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := seccompProfile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, host := runWalls(job, img, d.runLabels(job.ID), profile)
+	made, err := d.api.on(t.Context()).ContainerCreate(t.Context(), cfg, host, nil, nil, d.runName(job.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.api.on(t.Context()).ContainerStart(t.Context(), made.ID, container.StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.bring(t.Context(), made.ID, job); err != nil {
+		t.Fatal(err)
+	}
+	talk, program, err := d.begin(t.Context(), made.ID, runExec(job, "python3", runProgram))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer talk.Close()
+	eventually(t, "it has ended", func() bool {
+		c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), made.ID)
+		return err == nil && !c.State.Running
+	})
+	if code, err := d.exitCode(t.Context(), program); !isNotFound(err) && (err != nil || code != killedCode) && hub.KindOf(err) != hub.NotFound {
+		t.Errorf("the program ended with %d, %v", code, err)
+	}
+	for id, err := range d.RunsLeft(t.Context()) { // for the next hub to remove
+		if err != nil || id != job.ID {
+			t.Errorf("%s is there, %v", id, err)
+		}
+		if err := d.RemoveRun(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	noRuns(t, d)
 }
