@@ -23,9 +23,18 @@ func (n *networks) table() string {
 	return "carrel_" + strings.ReplaceAll(n.cfg.Deployment, "-", "_")
 }
 
+// What one server with a network may begin: the table in which the kernel follows connections is everybody's,
+// and so is the line. A page with a hundred pictures, or pip with its mirrors, stays far below. The burst may be
+// had again whenever the table is set anew, which is every few seconds.
+const (
+	newFlows  = 100 // connections, and exchanges by UDP, in a second
+	flowBurst = 500 // beyond that, at once
+)
+
 // rules is the packet filter, whole: replies to what the host asked pass; from "none" nothing else
 // does; from "open" nothing to the host but lookups to our resolver, nothing to a private address,
-// nothing by IPv6, and nothing into either bridge from elsewhere. Traffic between two ports of a
+// nothing by IPv6, no mail (RFC 5321's port; a submission needs an account), so many new connections a second
+// of each server, and nothing into either bridge from elsewhere. Traffic between two ports of a
 // bridge comes by here too (see filterBridge).
 //
 // Lookups are sent to the resolver's own port, before any rule that would publish a container's port
@@ -46,6 +55,12 @@ func (n *networks) rules(resolver netip.AddrPort) string {
 	return fmt.Sprintf(`table inet %[1]s {}
 delete table inet %[1]s
 table inet %[1]s {%[6]s
+  set flows {
+    type ipv4_addr
+    size 4096
+    flags dynamic,timeout
+    timeout 1m
+  }
   chain forward {
     type filter hook forward priority -10; policy accept;
     iifname %[2]q drop
@@ -55,6 +70,8 @@ table inet %[1]s {%[6]s
     iifname %[3]q meta nfproto ipv6 drop
     iifname %[3]q ip daddr { %[4]s } drop
     iifname %[3]q fib daddr type != unicast drop
+    iifname %[3]q tcp dport 25 drop
+    iifname %[3]q ct state new update @flows { ip saddr limit rate over %[7]d/second burst %[8]d packets } drop
   }
   chain input {
     type filter hook input priority -10; policy accept;
@@ -63,7 +80,7 @@ table inet %[1]s {%[6]s
     iifname { %[2]q, %[3]q } drop
   }
 }
-`, n.table(), none, open, strings.Join(private, ", "), accept, redirect)
+`, n.table(), none, open, strings.Join(private, ", "), accept, redirect, newFlows, flowBurst)
 }
 
 // enforce puts the filter in force in one step. It is idempotent, and done at each start and every

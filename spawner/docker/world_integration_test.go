@@ -32,6 +32,7 @@ type world struct {
 	public  string
 	private []string // a metadata service's among them
 	port    int
+	path    string // of its namespace
 }
 
 var worlds sync.Mutex // the addresses are there once
@@ -78,8 +79,9 @@ func newWorld(t *testing.T, d *Driver) *world {
 		ip("rule", "add", "iif", d.networks.device(mode), "lookup", table)
 		undo("rule", "del", "iif", d.networks.device(mode), "lookup", table)
 	}
+	w.path = "/run/netns/" + name
 	w.port = listen(t, "", 0)
-	listen(t, "/run/netns/"+name, w.port)
+	listen(t, w.path, w.port)
 	return w
 }
 
