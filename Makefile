@@ -10,7 +10,7 @@ SOAK_FOR ?= 60m
 # Flags of the proxy's benchmarks, such as -rounds 3 -only carrel,nginx; -help lists them.
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-arrivals bench-wake bench-proxy bench-idle bench-routes bootstrap-test soak clean
+.PHONY: run build test lint vuln unit integration e2e fuzz kill-test bench-spawn bench-arrivals bench-wake bench-proxy bench-idle bench-routes bootstrap-test soak attack clean
 .NOTPARALLEL:
 
 run:
@@ -47,6 +47,11 @@ kill-test: bootstrap-test build
 # five minutes. SOAK_FLAGS="-seed 42" repeats a run's chances.
 soak: bootstrap-test build
 	$(GO) run ./internal/soak -for $(SOAK_FOR) $(SOAK_FLAGS)
+
+# Every attack on containers, network and inputs, and a neighbour's kernel beside them; prints what was expected
+# and what was seen, and fails where it differs. ATTACK_FLAGS="-only bomb" makes some of them only.
+attack: bootstrap-test build
+	$(GO) run ./internal/attack $(ATTACK_FLAGS)
 
 # A cold start beside JupyterHub with DockerSpawner, alternately; bench/README.md says how.
 bench-spawn: bootstrap-test build

@@ -40,6 +40,7 @@ func TestParseUserName(t *testing.T) {
 			t.Errorf("ParseUserName(%.20q): kind %v, want invalid", c.in, KindOf(err))
 		}
 	}
+	t.Attr("seen-30", "hostile names are refused, capitals are the same person")
 }
 
 func TestParseServerName(t *testing.T) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
@@ -21,6 +22,8 @@ func TestPaths(t *testing.T) {
 	w.serve("a.b@c+d_e", echo(got))
 	bobs := &inbox{}
 	w.serve("bob", echo(bobs))
+	paths := 0
+	defer func() { t.Attr("seen-31", fmt.Sprintf("%d paths: no request reached another's server", paths)) }()
 	for _, c := range []struct {
 		path   string
 		who    *person
@@ -54,6 +57,7 @@ func TestPaths(t *testing.T) {
 		{"/carrel/user/bob/lab", alice, 403, ""}, {"/carrel/user/%62ob/lab", alice, 403, ""}, {"/carrel/user/alice/lab", bob, 403, ""},
 	} {
 		name := c.path[:min(len(c.path), 60)] + " " + c.who.user.Name.String()
+		paths++
 		t.Run(name, func(t *testing.T) {
 			before, others := len(got.all()), len(bobs.all())
 			answer := w.raw("GET " + c.path + " HTTP/1.1\r\nHost: books.test\r\nConnection: close\r\nCookie: " + w.cookieName() + "=" + c.who.cookie.Reveal() + "\r\n\r\n")

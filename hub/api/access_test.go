@@ -255,4 +255,6 @@ func TestHostileNames(t *testing.T) {
 	for _, name := range []string{"a--b", "-a", "a-", "A", "a.b", strings.Repeat("a", 31)} {
 		s.do("POST", "/users/alice/servers/"+name, "", as(s.token("alice"))).problem(t, name, 422, "server")
 	}
+	t.Attr("seen-24", "names of servers: 422 with the field; of people: 422, 404 or 431")
+	t.Attr("seen-30", "in a path: 422, 404 or 431, and never told again")
 }

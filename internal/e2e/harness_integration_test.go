@@ -25,21 +25,26 @@ import (
 	"carrel/internal/program"
 )
 
-var binary string // built once by TestMain
+var (
+	binary string // what CARREL_TEST_BINARY names, or built once by TestMain
+	shared string // a directory of all tests
+)
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("/tmp", "carrel-e2e-bin-")
-	if err != nil {
+	var err error
+	if shared, err = os.MkdirTemp("/tmp", "carrel-e2e-bin-"); err != nil {
 		panic(err)
 	}
-	binary = filepath.Join(dir, "carrel")
-	build := exec.Command("go", "build", "-o", binary, "carrel/cmd/carrel")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build carrel: %v\n%s", err, out)
-		os.Exit(1)
+	if binary = os.Getenv("CARREL_TEST_BINARY"); binary == "" {
+		binary = filepath.Join(shared, "carrel")
+		build := exec.Command("go", "build", "-o", binary, "carrel/cmd/carrel")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build carrel: %v\n%s", err, out)
+			os.Exit(1)
+		}
 	}
 	code := m.Run()
-	os.RemoveAll(dir)
+	os.RemoveAll(shared)
 	os.Exit(code)
 }
 

@@ -15,7 +15,7 @@ var sharing sync.Mutex // tests run side by side
 
 func (d *deployment) statics() string { return filepath.Join(d.dir, "state", "static") }
 
-func sharedStatics() string { return filepath.Join(filepath.Dir(binary), "static") }
+func sharedStatics() string { return filepath.Join(shared, "static") }
 
 // borrowStatics gives a new deployment what an earlier one kept.
 func (d *deployment) borrowStatics() {

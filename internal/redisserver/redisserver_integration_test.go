@@ -225,6 +225,8 @@ func TestItIsReachedByItsSocketAlone(t *testing.T) {
 	}
 	if ports := listeners(t, serverOf(dir)); len(ports) > 0 {
 		t.Errorf("it listens on %v", ports)
+	} else {
+		t.Attr("seen-18", "Redis: a socket of the hub's directory, no port")
 	}
 	c := dial(t, r.HubURL())
 	for key, want := range map[string]string{"port": "0", "appendonly": "yes", "maxmemory-policy": "noeviction", "appendfsync": "everysec"} {

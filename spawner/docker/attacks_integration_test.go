@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,6 +158,7 @@ print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 	if n < 58 {
 		t.Errorf("only %d calls were tried:\n%s", n, out)
 	}
+	t.Attr("seen-14", fmt.Sprintf("%d of %d calls: EPERM", strings.Count(out, "EPERM"), n))
 }
 
 // TestNothingOfTheHost is attacks 13, 15, 16 and 21.
@@ -192,11 +194,14 @@ try:
 except ValueError:
     print("nofile EPERM")
 `)
+	denied := map[string]int{}
 	for line := range strings.Lines(out) {
-		if what, is, _ := strings.Cut(strings.TrimSpace(line), " "); is == "worked" {
+		what, is, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if denied[is]++; is == "worked" {
 			t.Errorf("%s is the guest's", what)
 		}
 	}
+	t.Attr("seen-16", fmt.Sprint(denied))
 	facts := python(t, d, h, `
 import glob, os, resource, subprocess
 status = dict(l.split(":\t", 1) for l in open("/proc/self/status").read().splitlines() if ":\t" in l)
@@ -234,6 +239,13 @@ tokens True 0`
 	if facts != want {
 		t.Errorf("inside it looks like this:\n%s\nwant:\n%s", facts, want)
 	}
+	for nr, about := range map[string]string{"13": "core", "15": "suid", "21": "tokens"} {
+		for line := range strings.Lines(facts) {
+			if strings.HasPrefix(line, about+" ") {
+				t.Attr("seen-"+nr, strings.TrimSpace(line))
+			}
+		}
+	}
 	computes(t, d, bobs)
 }
 
@@ -252,10 +264,14 @@ func TestWritablePaths(t *testing.T) {
 		if bytes, _ := strconv.Atoi(n); word != "ENOSPC" || bytes > 32<<20 {
 			t.Errorf("%s: %s after %s bytes", where, word, n)
 		}
+		t.Attr("seen-8", where+": "+word+" after "+n+" bytes")
 	}
-	if word := python(t, d, h, fill, "/tmp", "files", "no"); !strings.HasPrefix(word, "ENOSPC 6") {
+	begin := time.Now()
+	word := python(t, d, h, fill, "/tmp", "files", "no")
+	if !strings.HasPrefix(word, "ENOSPC 6") {
 		t.Errorf("/tmp takes files without end: %s", word)
 	}
+	t.Attr("seen-9", fmt.Sprintf("/tmp: %s files, made and removed in %.1f s", word, time.Since(begin).Seconds()))
 	writable, _ := run(t, d, h, "sh", "-c", `find / -xdev \( -path /proc -o -path /sys \) -prune -o -writable ! -type l -print 2>/dev/null; find /dev /sys /opt /srv /var -writable ! -type l ! -path '/dev/pts*' ! -type c -print 2>/dev/null`)
 	for path := range strings.Lines(writable) {
 		switch path = strings.TrimSpace(path); path {
@@ -268,6 +284,11 @@ func TestWritablePaths(t *testing.T) {
 	if out, code := run(t, d, h, "python3", "-c", "import os; f = os.memfd_create('x')\nwhile True: os.write(f, b'x' * (1 << 20))"); code != 137 {
 		t.Errorf("a memory file without end: exit code %d: %s", code, out)
 	}
+	out, code := run(t, d, h, "python3", "-c", "import mmap\nkept = []\nwhile True: kept.append(mmap.mmap(-1, 1 << 20)); kept[-1].write(b'x' * (1 << 20))")
+	if code != 137 {
+		t.Errorf("mappings without end: exit code %d: %s", code, out)
+	}
+	t.Attr("seen-7", fmt.Sprintf("a memory file without end: killed; mappings without end: exit code %d; tmpfs and /dev/shm: ENOSPC", code))
 	c, err := d.api.on(t.Context()).ContainerInspect(t.Context(), d.containerName(spec.Key, spec.Generation))
 	if err != nil {
 		t.Fatal(err)
@@ -297,6 +318,8 @@ while time.monotonic() - begin < 2: pass
 share = (time.process_time() - cpu) / (time.monotonic() - begin)
 print("bounded" if share < 0.4 else share)`); out != "bounded" {
 		t.Errorf("a quarter of a CPU gave %s", out)
+	} else {
+		t.Attr("seen-1", "with a quarter of a CPU: "+out)
 	}
 	if out := python(t, d, h, `
 import errno, os, threading, time
@@ -313,6 +336,8 @@ try:
 except RuntimeError:
     print("no thread")`); out != "forks EAGAIN True\nno thread" {
 		t.Errorf("a fork bomb: %s", out)
+	} else {
+		t.Attr("seen-4", "EAGAIN below 40 processes, and no thread")
 	}
 	computes(t, d, bobs)
 	if u, err := d.Usage(t.Context(), h); err != nil || u.PIDs > 40 {
@@ -322,6 +347,8 @@ except RuntimeError:
 	stop(t, d, h)
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("stopping a fork bomb took %v", took)
+	} else {
+		t.Attr("seen-4", fmt.Sprintf("stopped in %.1f s", took.Seconds()))
 	}
 
 	spec.Generation++
@@ -334,10 +361,14 @@ try:
 except OSError as e:
     print(errno.errorcode[e.errno], len(files) < 300)`); out != "EMFILE True" {
 		t.Errorf("a bomb of files: %s", out)
+	} else {
+		t.Attr("seen-10", "EMFILE below 300 files")
 	}
 	// One process of the server's grows too large: it alone dies.
 	if out, code := run(t, d, h, "python3", "-c", "x = []\nwhile True: x.append(bytearray(1 << 20))"); code != 137 {
 		t.Errorf("a memory bomb ended with %d: %s", code, out)
+	} else {
+		t.Attr("seen-6", "the bomb alone ends, by SIGKILL")
 	}
 	computes(t, d, h)
 	computes(t, d, bobs)
@@ -390,6 +421,7 @@ func TestOutOfMemory(t *testing.T) {
 	if st.Reason != "out of memory (its limit is 64 MiB)" {
 		t.Errorf("it ended: %+v", st)
 	}
+	t.Attr("seen-6", "a server that is one: "+st.Reason)
 	for listed, err := range d.List(t.Context()) {
 		if err != nil || listed.Reason != st.Reason {
 			t.Errorf("listed: %+v, %v", listed, err)
@@ -438,6 +470,8 @@ time.sleep(1000)
 	if total == 0 || total > 3<<20 {
 		t.Errorf("30 MB were printed, and %d bytes are kept in %d files", total, len(files))
 	}
+	t.Attr("seen-11", fmt.Sprintf("a log of 30 MB: %d KiB are kept", total>>10))
+	t.Attr("seen-12", "in a log: no escape, NUL or broken character is told")
 }
 
 // TestIgnoresSIGTERM is attack 5.
@@ -463,6 +497,8 @@ func TestIgnoresSIGTERM(t *testing.T) {
 		}
 		if took := time.Since(begin); took < 1500*time.Millisecond || took > 20*time.Second {
 			t.Errorf("it was given 1.5 s, and stopped after %v", took)
+		} else {
+			t.Attr("seen-5", fmt.Sprintf("paused %v: gone after %.1f s of 1.5", paused, took.Seconds()))
 		}
 		if st, err := d.Inspect(t.Context(), h); err != nil || st.Phase != hub.Absent {
 			t.Errorf("after the stop: %+v, %v", st, err)

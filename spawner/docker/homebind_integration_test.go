@@ -136,6 +136,8 @@ func TestBindDoesNotEscape(t *testing.T) { //nolint:tparallel // its parts come 
 			h, err := d.Start(t.Context(), idle(t, user))
 			if hub.KindOf(err) != hub.Unavailable || hub.FieldOf(err) != "spawner.docker.home_path" {
 				t.Errorf("%s: %v", h.Data, err)
+			} else {
+				t.Attr("seen-0", name+": refused")
 			}
 			if message, remedy := hub.Public(err); strings.Contains(message+remedy, base) {
 				t.Errorf("the person reads %q, %q", message, remedy)

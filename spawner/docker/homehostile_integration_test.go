@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
 	"strings"
@@ -133,6 +134,7 @@ func TestHostileArchives(t *testing.T) {
 			python(t, d, h, oddFiles)
 			before := python(t, d, h, listing)
 			stop(t, d, h)
+			refusals := 0
 			for name, c := range hostile(t) {
 				err := d.ImportHome(t.Context(), spec, c.archive, how)
 				if hub.KindOf(err) != hub.Invalid || !strings.Contains(err.Error(), c.says) {
@@ -142,6 +144,12 @@ func TestHostileArchives(t *testing.T) {
 					t.Errorf("%s: the message is %q", name, message)
 				}
 				checkSettled(t, d, spec)
+				if err != nil {
+					refusals++
+				}
+			}
+			for _, nr := range []string{"23", "24", "25"} {
+				t.Attr("seen-"+nr, fmt.Sprintf("import by %s: %d hostile archives refused, each with the entry", how, refusals))
 			}
 			spec.Generation++
 			h, _ = start(t, d, spec)
@@ -188,6 +196,7 @@ for base, dirs, names in os.walk("."):
 			if err := d.ImportHome(t.Context(), spec, bytes.NewReader(archive), ImportNew); hub.KindOf(err) != hub.Conflict {
 				t.Errorf("import over a home without a word: %v", err)
 			}
+			t.Attr("seen-24", kind+": /etc/passwd lands in the home, setuid bits and foreign owners do not")
 		})
 	}
 }
@@ -216,6 +225,7 @@ func TestWorkerIsWalled(t *testing.T) {
 	if err := d.ImportHome(t.Context(), spec, in, ImportReplace); err != nil {
 		t.Error(err)
 	}
+	t.Attr("seen-0", "no capability, no interface but lo, nothing to write but the one home")
 }
 
 // TestVolumeLeavesRoom: an archive without end stops before a disk that has no caps is full.
@@ -234,4 +244,5 @@ func TestVolumeLeavesRoom(t *testing.T) {
 	if message, _ := hub.Public(err); hub.KindOf(err) != hub.Invalid || !strings.Contains(message, "what others need") {
 		t.Errorf("%v", err)
 	}
+	t.Attr("seen-25", "on a disk without caps: stopped before others' room is taken")
 }

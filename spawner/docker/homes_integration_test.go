@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -60,6 +61,8 @@ func TestHomeIsCapped(t *testing.T) {
 		if what == "files" && (len(n) != 3 || n > "500") || what == "bytes" && (len(n) != 8 || n > "25165824") {
 			t.Errorf("%s %s were written", n, what)
 		}
+		nr := map[string]string{"bytes": "8", "files": "9"}[what]
+		t.Attr("seen-"+nr, fmt.Sprintf("a home: %s after %s %s; its owner starts again and deletes", word, n, what))
 		stop(t, d, h)
 		spec.Generation++
 		h, _ = start(t, d, spec)
@@ -307,6 +310,7 @@ func TestStopRacingStart(t *testing.T) {
 	}
 	stop(t, d, h)
 	checkImage(t, d.homes.image("ualice"))
+	t.Attr("seen-49", "eight starts beside a stop: the home is the same, and sound")
 }
 
 // TestTwoServersShareAHome, and it stays until the last has gone.

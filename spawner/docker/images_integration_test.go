@@ -101,6 +101,7 @@ func TestHostileImage(t *testing.T) {
 	if h, err := d.Start(t.Context(), victim); hub.KindOf(err) != hub.Conflict {
 		t.Errorf("under the name of another's container: %s, %v", h.Data, err)
 	}
+	t.Attr("seen-0", "its volumes, probe, user, token and labels count for nothing; a container run from it by hand is nobody's")
 }
 
 // TestDockerStacksShape: an image as Jupyter's own docker-stacks make them: user 1000 in group 100, an

@@ -141,6 +141,7 @@ func TestTwoHubsStartOne(t *testing.T) {
 		if list, err := d.labelled(t.Context()); err != nil || len(list) != 1 || heldAddresses(t, d) != 1 {
 			t.Errorf("round %d: %d containers and %d addresses, %v", round, len(list), heldAddresses(t, d), err)
 		}
+		t.Attr("seen-49", "four starts by two hubs: one container, one address")
 		stop(t, hubs[1], handles[0])
 	}
 }

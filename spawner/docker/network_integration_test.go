@@ -39,6 +39,9 @@ func TestNetworkNone(t *testing.T) {
 		everything = append(everything, every(53, b.prefix.Addr().Next().String())...)
 	}
 	expect(t, d, h, false, everything)
+	for _, nr := range []string{"17", "18", "19"} {
+		t.Attr("seen-"+nr, fmt.Sprintf("without a network: none of %d ways", len(everything)))
+	}
 }
 
 // TestNetworkOpen: a server with a network reaches the outside, and neither this machine, nor what is
@@ -65,6 +68,9 @@ func TestNetworkOpen(t *testing.T) {
 	spec.Generation++
 	h, _ = start(t, d, spec)
 	expect(t, d, h, false, reachable)
+	t.Attr("seen-17", fmt.Sprintf("with a network: none of %d ways; %d of them lead there without the filter", len(w.around()), len(reachable)))
+	t.Attr("seen-18", fmt.Sprintf("with a network: none of %d ways to this machine", len(w.host(t))))
+	t.Attr("seen-19", "with a network: no neighbour by TCP, UDP or echo")
 }
 
 // TestFilterComesBack: a firewall's reload takes the walls away for a few seconds only.
@@ -87,6 +93,7 @@ func TestFilterComesBack(t *testing.T) {
 		out, err := exec.Command("nft", "list", "chain", "inet", d.networks.table(), "forward").CombinedOutput()
 		return err == nil && strings.Contains(string(out), "drop") && !strings.Contains(string(out), "\t\taccept\n")
 	})
+	t.Attr("seen-0", "a table that was removed is back, and a rule that was put in is gone")
 }
 
 // background runs the driver until the test ends.
@@ -141,6 +148,9 @@ tried("lo", lambda: socket.socket(socket.AF_INET6).bind(("::1", 0)) or True)
 	}
 	if n := strings.Count(out, "\n") + 1; n != 11 {
 		t.Errorf("%d lines: %s", n, out)
+	}
+	for _, nr := range []string{"19", "20"} {
+		t.Attr("seen-"+nr, fmt.Sprintf("%d kinds of raw and packet sockets: EPERM", strings.Count(out, "EPERM")))
 	}
 }
 
@@ -208,6 +218,7 @@ for name in sys.argv[1:]:
 	if want := "private.example fails\nboth.example fails\nalias.example fails\nnosuch.example fails\nlong.example 100"; got != want {
 		t.Errorf("looked up:\n%s\nwant:\n%s", got, want)
 	}
+	t.Attr("seen-17", "by name: 3 names of private addresses fail to resolve")
 	expect(t, d, open, true, every(w.port, "public.example"))
 	if got := python(t, d, none, resolve, "public.example"); got != "public.example fails" {
 		t.Errorf("without a network: %s", got)

@@ -153,6 +153,7 @@ func TestDefaults(t *testing.T) {
 		if !strings.Contains(host.Tmpfs["/tmp"], "size=268435456,") {
 			t.Errorf("/tmp: %s", host.Tmpfs["/tmp"])
 		}
+		t.Attr("seen-28", fmt.Sprintf("%v CPUs, -1 of the rest: the defaults", cpus))
 	}
 }
 
