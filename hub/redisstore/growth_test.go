@@ -168,3 +168,27 @@ func TestSchemaOfAnotherRelease(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestRunsLeaveNoTrail: whoever has a program run every minute for years leaves no trail of it, be it that nobody
+// ever lists runs.
+func TestRunsLeaveNoTrail(t *testing.T) {
+	r := startMini(t)
+	s := openStore(t, Config{URL: "redis://" + r.Addr()})
+	alice := session("alice").User
+	const n = 100
+	for i := range n {
+		run := hub.Run{ID: hub.RunID(fmt.Sprintf("run%d", i)), Owner: alice, Created: time.Now().Add(time.Duration(i-n) * time.Minute)}
+		must(t, s.CreateRun(t.Context(), run, 5*time.Minute))
+		must(t, s.UpdateRun(t.Context(), run, time.Millisecond))
+	}
+	for _, index := range []string{s.key("runs"), s.runsOf(alice)} {
+		members, err := r.ZMembers(index)
+		must(t, err)
+		if len(members) > 11 || !slices.Contains(members, fmt.Sprintf("run%d", n-1)) {
+			t.Errorf("%s holds %v", index, members)
+		}
+		if ttl := r.TTL(index); ttl <= 5*time.Minute || ttl > 10*time.Minute {
+			t.Errorf("%s ends in %v", index, ttl)
+		}
+	}
+}
