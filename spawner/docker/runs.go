@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"strings"
@@ -289,8 +290,24 @@ func (d *Driver) watchRun(ctx context.Context, a *attended, began time.Time) (hu
 	}
 }
 
+// notBegun is the error of a program that Docker could not begin: what it said stands where output would. nil for
+// any other; no program can pose as one, as it has a process by then.
+func (d *Driver) notBegun(ctx context.Context, a *attended) error {
+	e, err := d.api.on(ctx).ContainerExecInspect(ctx, a.exec)
+	if err != nil || e.Running || e.Pid != 0 {
+		return nil //nolint:nilerr // what can't be told is told by what comes next
+	}
+	return &hub.Error{
+		Kind: hub.Unavailable, Op: "docker: begin run", Message: "the program could not be begun", Remedy: "try again; an administrator finds the reason in the hub's log",
+		Err: fmt.Errorf("exit code %d", e.ExitCode),
+	}
+}
+
 // conclude finds out how the program ended and what it used, and ends all that is left of it.
 func (d *Driver) conclude(ctx context.Context, a *attended, r *hub.RunResult) error {
+	if err := d.notBegun(ctx, a); err != nil {
+		return err
+	}
 	code := killedCode
 	if r.Status == hub.RunFinished {
 		ended, status, err := d.awaitProgram(ctx, a, r)

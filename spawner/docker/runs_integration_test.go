@@ -130,7 +130,7 @@ try:
     while True:
         if not os.fork(): time.sleep(100)
         n += 1
-except OSError as e: print(type(e).__name__, n < 20)`, "BlockingIOError True"},
+except OSError as e: print(type(e).__name__, n < 40)`, "BlockingIOError True"},
 		"disk": {`
 import errno
 try:
@@ -294,6 +294,37 @@ func TestRunsAreFound(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// A program that can't be begun is no program that printed Docker's complaint.
+func TestRunsThatCannotBegin(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	job := runJob(t, "l", "print(1)")
+	job.Image = buildImage(t, d, "USER root", "RUN mkdir /only && cp /bin/dd /bin/sleep /only/", "ENV PATH=/only")
+	for _, room := range []int64{10, 64 << 10} {
+		job.Limits.Output = room
+		if r, err := d.RunCode(t.Context(), job); err == nil || hub.KindOf(err) != hub.Unavailable {
+			t.Errorf("%+v, %v", r, err)
+		}
+		noRuns(t, d)
+	}
+}
+
+// With the least of every limit that a caller can name a program still runs.
+func TestSmallestRun(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t)
+	job := runJob(t, "k", "print(6*7)")
+	job.Limits = hub.RunLimits{CPU: 100 * time.Millisecond, Wall: 10 * time.Second, Memory: 32 << 20, Processes: 1, FileSize: 4096, Disk: 1 << 20, Output: 3, OpenFiles: 16, Stack: 256 << 10}
+	if name := job.Limits.TooSmall(); name != "" {
+		t.Errorf("%s is too small to be named", name)
+	}
+	for range 5 {
+		if r := outcome(t, d, job); r.Status != hub.RunFinished || r.ExitCode != 0 || string(r.Stdout) != "42\n" {
+			t.Errorf("%+v\n%s%s", r, r.Stdout, r.Stderr)
+		}
+	}
 }
 
 // A run that no hub is there to end ends by itself, and whatever runs in it.

@@ -23,9 +23,9 @@ const (
 	runPlace   = "/tmp"        // the working directory, and the only place to write
 	runProgram = "/tmp/run.py" // the code
 	holderUser = 65534         // that the first process is; "nobody" in most images
-	// holderPIDs are those processes of a run's container that are not the program's: the init, what sleeps, and
-	// whoever comes to begin the next.
-	holderPIDs = 3
+	// holderPIDs are processes and threads of a run's container that are not the program's: the init, what sleeps,
+	// and those of Docker's that bring a command in, before it begins. Then the program has the room of these.
+	holderPIDs = 16
 	// runOverrun is how long a container sleeps beyond the run's wall time: its program begins a moment later.
 	runOverrun = 60 * time.Second
 	// runInodes is how many files a run may have at most, and runBytesPerInode from how many bytes on each.
