@@ -35,7 +35,7 @@ func TestRoutesThroughRedisFaults(t *testing.T) {
 		"failover":  {fault: failover, fills: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPair(t)
+			p := newPair(t, true)
 			socket := p.redis.Socket() // whoever listens there
 			steady := p.put(t, "steady", 1)
 			moving := make([]hub.Route, 10)

@@ -44,7 +44,14 @@ type pair struct {
 	proxies [2]*Proxy
 }
 
-func newPair(t *testing.T) *pair {
+// bothWays runs a test with websockets carried by goroutines, and by an event loop.
+func bothWays(t *testing.T, test func(*testing.T, *pair)) {
+	for name, loop := range map[string]bool{"goroutines": false, "event loop": true} {
+		t.Run(name, func(t *testing.T) { test(t, newPair(t, loop)) })
+	}
+}
+
+func newPair(t *testing.T, loop bool) *pair {
 	t.Helper()
 	p := &pair{t: t, dir: socketDir(t)}
 	p.redis = redistest.New(t)
@@ -62,7 +69,7 @@ func newPair(t *testing.T) *pair {
 		store := p.store(p.way.from)
 		p.proxies[i], err = New(Config{
 			Origins: p.origins, Keyring: keys.ForProxy(), Sessions: store, Tickets: store, Tokens: store, Users: store, Routes: store, Names: store, Changes: store, Events: store,
-			RedisGrace: 5 * time.Minute, Drain: testDrain, Logger: slog.New(slog.DiscardHandler), Hub: none, Edge: none,
+			RedisGrace: 5 * time.Minute, Drain: testDrain, Logger: slog.New(slog.DiscardHandler), Hub: none, Edge: none, EventLoop: loop,
 		})
 		must(t, err)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -190,8 +197,9 @@ func (p *pair) cut(list []*frametest.Watcher, since time.Time) time.Duration {
 
 // A sign-out, by a person everywhere or by the provider's back channel, cuts a thousand websockets on
 // two proxies within a second, each between two frames of the server's.
-func TestSignOutOnTwoProxies(t *testing.T) {
-	p := newPair(t)
+func TestSignOutOnTwoProxies(t *testing.T) { bothWays(t, signOutOnTwo) }
+
+func signOutOnTwo(t *testing.T, p *pair) {
 	alice, cookies := p.person("alice", tabSessions)
 	_, others := p.person("bob", 1)
 	bob := p.tabs(quietTabs, "bob", others)
@@ -212,8 +220,9 @@ func TestSignOutOnTwoProxies(t *testing.T) {
 
 // Redis is killed, comes back with what it had, and somebody is signed out before the proxies hear of
 // it again: nothing of that is lost.
-func TestSignOutWhileRedisIsAway(t *testing.T) {
-	p := newPair(t)
+func TestSignOutWhileRedisIsAway(t *testing.T) { bothWays(t, signOutWhileAway) }
+
+func signOutWhileAway(t *testing.T, p *pair) {
 	alice, cookies := p.person("alice", tabSessions)
 	_, others := p.person("bob", 1)
 	bob := p.tabs(quietTabs, "bob", others)

@@ -75,7 +75,7 @@ type HSTS struct {
 type Proxy struct {
 	UID        int      `yaml:"uid" doc:"User and group id that the proxy runs as, when carrel runs as root."`
 	RedisGrace Duration `yaml:"redis_grace" doc:"How long known sessions are honoured while Redis is away."`
-	EventLoop  bool     `yaml:"event_loop" doc:"Carry websockets between plain sockets by an event loop, at two thirds of the CPU and a seventh of the memory for each. It is new, and so has to be asked for."`
+	EventLoop  bool     `yaml:"event_loop" doc:"Carry websockets between plain sockets by an event loop, at two thirds of the CPU and a seventh of the memory for each; else two goroutines carry each. It is new: switch it off where you suspect it."`
 	PausePing  Duration `yaml:"pause_ping" doc:"How often browsers with a websocket to a paused server are pinged, so that no load balancer cuts it."`
 
 	DrainNotice    Duration `yaml:"drain_notice" doc:"When the proxy stops, how long it says at /carrel-health that it is not ready before it accepts no more: for load balancers in front."`
@@ -244,7 +244,7 @@ func Default() *Config {
 		Deployment: "carrel", StateDir: defaultStateDir(), PublicURL: "http://localhost:8000/", Listen: []string{"127.0.0.1:8000"},
 		Origins: string(hub.Subdomains), HSTS: HSTS{MaxAge: Duration(180 * 24 * time.Hour)},
 		Proxy: Proxy{
-			UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute), PausePing: Duration(25 * time.Second),
+			UID: defaultProxyUID, RedisGrace: Duration(5 * time.Minute), EventLoop: true, PausePing: Duration(25 * time.Second),
 			DrainTimeout: Duration(8 * time.Second), DrainSpread: Duration(3 * time.Second), UpgradeTimeout: Duration(10 * time.Minute),
 		},
 		Demo:     Demo{People: []string{"admin", "alice", "bob"}},
