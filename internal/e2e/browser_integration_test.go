@@ -13,6 +13,7 @@ import (
 	"carrel/internal/chromiumtest"
 
 	"github.com/chromedp/cdproto/input"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -31,6 +32,12 @@ func (d *deployment) browser() *browser {
 	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, stop := chromedp.NewContext(alloc)
 	b := &browser{d.t, ctx}
+	chromedp.ListenTarget(ctx, func(ev any) {
+		// JupyterLab asks before a page goes that is not saved, and the kernel's word on its language may come after a save.
+		if _, ok := ev.(*cdppage.EventJavascriptDialogOpening); ok {
+			go chromedp.Run(ctx, cdppage.HandleJavaScriptDialog(true))
+		}
+	})
 	d.t.Cleanup(func() {
 		if d.t.Failed() {
 			b.report()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,6 +25,7 @@ func ownNetwork(t *testing.T) bool {
 		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 			t.Fatalf("ip link: %v: %s", err, out)
 		}
+		letGo(t)
 		return true
 	}
 	kernelImage(t) // in there is no network to build it from
@@ -32,7 +34,7 @@ func ownNetwork(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	// A process namespace too: whatever the run leaves, shims and containers, ends with it.
-	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
+	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", self, "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "60m")
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	out, err := cmd.CombinedOutput()
 	t.Logf("in a namespace of its own:\n%s", out)
@@ -43,6 +45,24 @@ func ownNetwork(t *testing.T) bool {
 		t.Fatal("the test did not run in its namespace")
 	}
 	return false
+}
+
+// letGo unmounts what other tests had mounted when this process got a mount namespace of its own: their homes
+// would stay attached until it ends.
+func letGo(t *testing.T) {
+	t.Helper()
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(table), "\n"), "\n")
+	for _, line := range slices.Backward(lines) {
+		if point := strings.Fields(line)[4]; strings.HasPrefix(point, "/tmp/crl-") {
+			if err := syscall.Unmount(point, 0); err != nil {
+				t.Fatalf("unmount %s: %v", point, err)
+			}
+		}
+	}
 }
 
 // dockerd is a Docker daemon of a test's own.

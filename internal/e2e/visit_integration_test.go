@@ -17,7 +17,6 @@ import (
 
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
-	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/storage"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -91,7 +90,7 @@ func TestVisitInABrowser(t *testing.T) {
 		return saved
 	})
 	var at string
-	b.reload(chromedp.WaitVisible(cell), chromedp.Location(&at))
+	b.do("reload", time.Minute, chromedp.Reload(), chromedp.WaitVisible(cell), chromedp.Location(&at))
 	b.waitText("the output after a reload", ".jp-OutputArea-output", time.Minute, "42")
 	if u, err := url.Parse(at); err != nil || !strings.HasPrefix(u.Host, "visitor-") {
 		t.Errorf("the notebook is at %s", at)
@@ -100,20 +99,6 @@ func TestVisitInABrowser(t *testing.T) {
 		chromedp.Navigate(d.url+"/hub/tmp"), chromedp.Click(`form[action="/hub/tmp/leave"] button`, chromedp.NodeVisible), chromedp.WaitVisible(`form[action="/hub/tmp"]`))
 	eventually(t, 30*time.Second, "nothing is left", func() bool { return d.left() == before })
 	b.do("the old address", time.Minute, chromedp.Navigate(at), chromedp.WaitVisible(`form[action="/hub/tmp"]`))
-}
-
-// reload loads the page again, also where it asks first: the kernel's word on its language may come after a save.
-func (b *browser) reload(then ...chromedp.Action) {
-	b.t.Helper()
-	goes := chromedp.ActionFunc(func(ctx context.Context) error {
-		chromedp.ListenTarget(ctx, func(ev any) {
-			if _, ok := ev.(*cdppage.EventJavascriptDialogOpening); ok {
-				go chromedp.Run(b.ctx, cdppage.HandleJavaScriptDialog(true)) // the page goes
-			}
-		})
-		return nil
-	})
-	b.do("reload", time.Minute, append([]chromedp.Action{goes, chromedp.Reload()}, then...)...)
 }
 
 // A link names a notebook of the operator's: it opens in a copy, with what lies beside it. The page tells how
@@ -184,7 +169,7 @@ profiles:
 	if got := strings.Join(names, " "); got != "chem/intro.ipynb chem/table.csv" {
 		t.Errorf("the download holds %s", got)
 	}
-	b.reload(chromedp.WaitVisible(cell))
+	b.do("reload", time.Minute, chromedp.Reload(), chromedp.WaitVisible(cell))
 	b.waitText("the time after a reload", "#carrel-stay", time.Minute, "min left")
 	b.do("close it", time.Minute, chromedp.Navigate("about:blank"))
 	eventually(t, 90*time.Second, "nothing is left", func() bool { return d.left() == before })
