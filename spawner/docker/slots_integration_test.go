@@ -90,6 +90,9 @@ func (d *Driver) slotShares(t *testing.T) (shares []int64) {
 			continue
 		}
 		is, err := d.api.on(t.Context()).ContainerInspect(t.Context(), c.ID)
+		if isNotFound(err) {
+			continue // Docker lists one a moment before it is there
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
