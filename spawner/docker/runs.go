@@ -332,7 +332,7 @@ func (d *Driver) conclude(ctx context.Context, a *attended, r *hub.RunResult) er
 	switch {
 	case code == killedCode && starved:
 		r.Status = hub.RunMemory
-	case code == cpuTimeCode && r.CPU >= a.job.Limits.CPU*9/10: // the kernel looks once in a while only
+	case code == cpuTimeCode && r.CPU >= a.job.Limits.CPU:
 		r.Status = hub.RunCPUTime
 	}
 	if r.Status != hub.RunFinished {

@@ -68,7 +68,9 @@ func runWalls(job hub.RunJob, img imageFacts, labels map[string]string, seccomp 
 	host.Tmpfs["/dev/shm"] = fmt.Sprintf("rw,nosuid,nodev,noexec,size=%d,nr_inodes=256,uid=%d,gid=%d,mode=0700", shm, uid, uid)
 	cpu := int64(math.Ceil(l.CPU.Seconds()))
 	host.Ulimits = append(host.Ulimits,
-		&units.Ulimit{Name: "cpu", Soft: cpu, Hard: cpu + 1}, // of each process; that of all together is measured
+		// Of each process, for where no hub is there any more: what all use together is measured. The kernel reckons
+		// this one by whole ticks, more than is used where others want the processor too.
+		&units.Ulimit{Name: "cpu", Soft: 2*cpu + 1, Hard: 2*cpu + 2},
 		&units.Ulimit{Name: "fsize", Soft: l.FileSize, Hard: l.FileSize},
 		&units.Ulimit{Name: "stack", Soft: l.Stack, Hard: l.Stack},
 		&units.Ulimit{Name: "msgqueue", Soft: 0, Hard: 0},

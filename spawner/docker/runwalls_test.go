@@ -69,7 +69,7 @@ func TestRunWalls(t *testing.T) {
 		"Host.Resources.NanoCPUs":   {int64(5e8), "taking others' share"},
 		"Host.Resources.PidsLimit":  {&pids, "fork bombs"},
 		"Host.Resources.Ulimits": {[]*units.Ulimit{
-			{Name: "nofile", Soft: 64, Hard: 64}, {Name: "core"}, {Name: "cpu", Soft: 2, Hard: 3}, {Name: "fsize", Soft: 1 << 20, Hard: 1 << 20}, {Name: "stack", Soft: 1 << 20, Hard: 1 << 20},
+			{Name: "nofile", Soft: 64, Hard: 64}, {Name: "core"}, {Name: "cpu", Soft: 5, Hard: 6}, {Name: "fsize", Soft: 1 << 20, Hard: 1 << 20}, {Name: "stack", Soft: 1 << 20, Hard: 1 << 20},
 			{Name: "msgqueue"}, {Name: "memlock", Soft: 64 << 10, Hard: 64 << 10},
 		}, "what one process may use up"},
 	}
