@@ -92,10 +92,11 @@ func (b *beside) holds() bool {
 func (b *beside) tell(out io.Writer) bool {
 	ms := func(s float64) string { return fmt.Sprintf("%.1f ms", s*1000) }
 	fmt.Fprintf(out, "\nthe neighbour's kernel          answers     p50         p99         longest\n")
-	for _, p := range []part{{Name: "quiet"}, {Name: "attacked"}} {
-		is := map[string]part{"quiet": b.Quiet, "attacked": b.Attack}[p.Name]
-		fmt.Fprintf(out, "  %-30s%-12d%-12s%-12s%s\n", p.Name, is.Answers, ms(is.P50), ms(is.P99), ms(is.Max))
+	line := func(name string, p part) {
+		fmt.Fprintf(out, "  %-30s%-12d%-12s%-12s%s\n", name, p.Answers, ms(p.P50), ms(p.P99), ms(p.Max))
 	}
+	line("quiet", b.Quiet)
+	line("attacked", b.Attack)
 	for _, p := range b.ByTest[:min(5, len(b.ByTest))] {
 		fmt.Fprintf(out, "    during %-44s p50 %s, longest %s\n", p.Name, ms(p.P50), ms(p.Max))
 	}

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,10 +36,7 @@ func TestRunWalls(t *testing.T) {
 	}
 	const shut = "rw,nosuid,nodev,noexec,size=4096,nr_inodes=4,mode=0555"
 	pids, yes := int64(8+holderPIDs), true
-	table := map[string]struct {
-		want  any
-		stops string
-	}{
+	table := map[string]held{
 		"Config.Image":        {"sha256:abc", "a tag that moves"},
 		"Config.User":         {"65534:65534", "the program from killing or posing as what holds its container"},
 		"Config.Hostname":     {"carrel", "the container's id from being told"},
@@ -73,24 +69,7 @@ func TestRunWalls(t *testing.T) {
 			{Name: "msgqueue"}, {Name: "memlock", Soft: 64 << 10, Hard: 64 << 10},
 		}, "what one process may use up"},
 	}
-	seen := map[string]bool{}
-	for name, part := range map[string]any{"Config": *cfg, "Host": *host} {
-		fields(name, reflect.ValueOf(part), func(field string, value reflect.Value) {
-			row, listed := table[field]
-			seen[field] = true
-			switch {
-			case !listed && !value.IsZero():
-				t.Errorf("%s is %#v, and nobody says what it stops", field, value.Interface())
-			case listed && !reflect.DeepEqual(value.Interface(), row.want):
-				t.Errorf("%s is %#v, want %#v: it stops %s", field, value.Interface(), row.want, row.stops)
-			}
-		})
-	}
-	for field := range table {
-		if !seen[field] {
-			t.Errorf("there is no field %s", field)
-		}
-	}
+	hold(t, table, map[string]any{"Config": *cfg, "Host": *host})
 	if x := runExec(job, "a", "b c"); x.User != strconv.Itoa(uid)+":"+strconv.Itoa(uid) || x.Privileged || !slices.Equal(x.Cmd, []string{"a", "b c"}) {
 		t.Errorf("the program is begun by %+v", x)
 	}
